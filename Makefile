@@ -1,0 +1,45 @@
+# Everything a user or contributor runs. `make` alone explains itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Stages are started as `python -m stages.x`: the environment's python must be the first one found.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test test-slow lint format ui
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with every pinned package (done by the other targets when needed)
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "setting up $(VENV): a few minutes, once"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[sample,dev]'
+	@touch $(STAMP)
+
+repro: $(STAMP) ## Run the pipeline: only stages whose inputs, params or code changed
+	@python -m pipeline.params
+	dvc repro
+	@python -m pipeline.next_steps
+
+test: $(STAMP) ## Run the tests
+	python -m pytest -m "not slow"
+
+test-slow: $(STAMP) ## Run the tests that take minutes each
+	python -m pytest -m slow
+
+lint: $(STAMP) ## Check style and types
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: $(STAMP) ## Fix style
+	ruff check --fix .
+	ruff format .
+
+ui: $(STAMP) ## Compare runs in the browser
+	mlflow ui

@@ -1,0 +1,444 @@
+"""params.yaml as typed, frozen values: the only module that reads the file.
+
+Promises: every key is known, well typed and in range before a stage does any work; a mistake is reported in one line
+with the file and line, the key, the nearest valid name and what is allowed. Stages take sections (`params.train`) and
+pass those on; no library function takes the whole, so what a stage depends on can be read off its script.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import MarkedYAMLError
+
+from pipeline.errors import SeqtrackError
+from pipeline.paths import PARAMS_FILE
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, no silent conversion of types (an int is welcome as a float)."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class Fetch(Section):
+    """Where the data come from."""
+
+    source: Literal["sample", "hub", "none"]
+    """`sample`: BBC News, bundled with a package; `hub`: a Hugging Face data set; `none`: your own files."""
+    name: str | None
+    """Data set id on the hub, for example `nyu-mll/glue`."""
+    config: str | None
+    """Configuration of the data set on the hub, for example `mrpc`."""
+    revision: str | None
+    """Branch, tag or commit on the hub; the commit it resolves to is recorded."""
+
+    @model_validator(mode="after")
+    def _hub_needs_a_name(self) -> Fetch:
+        if self.source == "hub" and not self.name:
+            raise ValueError("source hub needs fetch.name, for example nyu-mll/glue")
+        return self
+
+
+class Data(Section):
+    """Which files to read and what their columns mean."""
+
+    path: str
+    """A folder or file to read; `data/fetched` is what the fetch stage wrote."""
+    text: str | None
+    """Column with the text; null finds it by the names people use."""
+    text_pair: str | None
+    """Column with the second text of a pair; null finds it by name, or takes single texts."""
+    label: str | None
+    """Column with the label; null finds it by name."""
+    label_names: Names | None
+    """The closed label set in class order; null takes the labels seen, in natural order."""
+
+
+class Validate(Section):
+    """What makes a row acceptable."""
+
+    max_rejected_ratio: Fraction
+    """Largest share of rows that may be rejected before the stage fails."""
+
+
+class Ratios(Section):
+    """Shares of the rows that each split gets; they add up to 1."""
+
+    train: Annotated[float, Field(gt=0.0, le=1.0)]
+    validation: Fraction
+    test: Fraction
+
+    @model_validator(mode="after")
+    def _sum_to_one(self) -> Ratios:
+        total = self.train + self.validation + self.test
+        if abs(total - 1.0) > 1e-6:
+            raise ValueError(f"train + validation + test must be 1, they add up to {total:g}")
+        return self
+
+
+class Split(Section):
+    """How rows are divided, and what counts as a duplicate."""
+
+    seed: Seed
+    """Seed of the assignment."""
+    ratios: Ratios
+    near_duplicate_threshold: Annotated[float, Field(gt=0.0, le=1.0)]
+    """Jaccard similarity of word shingles from which two texts are near duplicates."""
+    shingle_size: Annotated[int, Field(ge=1, le=10)]
+    """Words (characters for Chinese and Japanese) in a shingle."""
+    assignment: Literal["hash", "exact"]
+    """`hash`: a row's split depends on its own text alone, so rows added later move no old row, and the ratios hold in
+    expectation; `exact`: every class is cut at exactly the ratios, and added rows may move old ones."""
+    num_perm: Annotated[int, Field(ge=16, le=1024)]
+    """MinHash permutations: more find more candidates; every candidate is verified exactly."""
+
+
+class Tokenize(Section):
+    """How texts become token ids."""
+
+    max_length: Annotated[int, Field(ge=4)]
+    """Longest sequence in tokens, special tokens included; longer ones are cut and counted."""
+
+
+class Model(Section):
+    """The pretrained encoder."""
+
+    name_or_path: str
+    """A hub id, a local folder, or `package:<module>/<folder>` for a model that a Python package carries."""
+    revision: str | None
+    """Branch, tag or commit on the hub."""
+    trust_remote_code: bool
+    """Whether code that comes with a hub model may run."""
+
+
+class Checkpoint(Section):
+    """When training state is saved, and how much of it is kept."""
+
+    every: str
+    """`<N> steps`, `<N> epochs` or `<N> minutes`."""
+    keep: PositiveInt
+    """Newest checkpoints kept on disk; the best one is kept besides."""
+    log_to_mlflow: Literal["none", "best", "last", "all"]
+    """Which checkpoints MLflow gets a copy of."""
+
+    @field_validator("every")
+    @classmethod
+    def _every_is_an_interval(cls, value: str) -> str:
+        parse_interval(value)
+        return value
+
+
+class Train(Section):
+    """The recipe. Names mean what they mean in transformers."""
+
+    seed: Seed
+    num_train_epochs: Annotated[float, Field(gt=0)]
+    per_device_train_batch_size: PositiveInt
+    per_device_eval_batch_size: PositiveInt
+    gradient_accumulation_steps: PositiveInt
+    """Micro-batches per optimiser step; total batch = per-device batch x processes x this."""
+    learning_rate: Annotated[float, Field(gt=0)]
+    lr_scheduler_type: Literal["linear", "cosine"]
+    warmup_ratio: Fraction
+    weight_decay: Annotated[float, Field(ge=0)]
+    """Decoupled weight decay; biases and normalisation weights are left out."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)]
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)]
+    adam_epsilon: Annotated[float, Field(gt=0)]
+    max_grad_norm: Annotated[float, Field(ge=0)]
+    """Gradients are scaled down to this norm; 0 switches clipping off."""
+    eval_strategy: Literal["epoch", "steps"]
+    eval_steps: PositiveInt | None
+    """Optimiser steps between evaluations when eval_strategy is `steps`."""
+    metric_for_best_model: str
+    """A metric of the validation split, for example `f1_macro`, `accuracy` or `loss`; the best checkpoint wins."""
+    early_stopping_patience: PositiveInt | None
+    """Evaluations without improvement after which training stops; null trains to the end."""
+    logging_steps: PositiveInt
+    """Optimiser steps between points of the training curve."""
+    checkpoint: Checkpoint
+
+    @model_validator(mode="after")
+    def _steps_need_a_number(self) -> Train:
+        if self.eval_strategy == "steps" and self.eval_steps is None:
+            raise ValueError("eval_strategy steps needs train.eval_steps, for example 500")
+        return self
+
+
+class Launch(Section):
+    """Flags of `accelerate launch`; dvc.yaml expands this section into them, so a flag you need is added here.
+
+    Flags without a value in params.yaml are left to accelerate. `null` is not a value: leave the key out instead.
+    """
+
+    num_processes: PositiveInt = 1
+    num_machines: PositiveInt = 1
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    num_cpu_threads_per_process: PositiveInt = 1
+    """Threads of each process; part of a run's identity on a CPU, where it decides the order of sums."""
+    dynamo_backend: Literal["no", "inductor", "eager", "aot_eager"] = "no"
+    cpu: bool = False
+    """Train on the CPU even where there is a GPU."""
+    multi_gpu: bool = False
+    """Start num_processes processes, one per GPU (or, without any GPU, on the CPU)."""
+    gpu_ids: str = "all"
+    machine_rank: Annotated[int, Field(ge=0)] = 0
+    main_process_ip: str = ""
+    main_process_port: Annotated[int, Field(ge=0, lt=65536)] = 0
+    config_file: str = ""
+    """An accelerate config file, for everything that has no key here."""
+
+
+class Evaluate(Section):
+    """How the final scores are computed."""
+
+    per_device_batch_size: PositiveInt
+    bootstrap_samples: Annotated[int, Field(ge=100)]
+    """Resamples behind each confidence interval."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
+    """Coverage of the intervals, for example 0.95."""
+    seed: Seed
+    max_errors: Annotated[int, Field(ge=0)]
+    """Wrong rows kept per split, worst first."""
+
+
+class Predict(Section):
+    """What to classify with the trained model."""
+
+    path: str
+    """A CSV, TSV or JSON Lines file, labelled or not; `data/splits/test.parquet` is the test split."""
+    batch_size: PositiveInt
+
+
+class Tracking(Section):
+    """Where runs are filed in MLflow."""
+
+    experiment_name: str
+
+
+class Params(Section):
+    """The whole of params.yaml, a section per stage and two that stages share (`data`, `model`)."""
+
+    fetch: Fetch
+    data: Data
+    validate_: Validate = Field(alias="validate")  # pydantic keeps the plain name for itself
+    split: Split
+    tokenize: Tokenize
+    model: Model
+    train: Train
+    launch: Launch
+    evaluate: Evaluate
+    predict: Predict
+    tracking: Tracking
+
+    def flat(self, *sections: str) -> dict[str, str | int | float | bool | None]:
+        """Return the named sections (all, when none is named) with dotted keys, for a tracker to log."""
+        whole = self.model_dump(mode="json", by_alias=True)
+        return dict(_flatten({name: whole[name] for name in sections or whole}))
+
+
+IntervalUnit = Literal["steps", "epochs", "minutes"]
+
+
+class Interval(Section):
+    """A distance in training: `amount` of `unit`."""
+
+    amount: Annotated[float, Field(gt=0)]
+    unit: IntervalUnit
+
+
+def parse_interval(text: str) -> Interval:
+    """Parse `500 steps`, `1 epoch`, `0.5 epochs` or `10 minutes`.
+
+    Raises:
+        ValueError: the text is none of these.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(step|epoch|minute)s?\s*", text)
+    if not match or float(match[1]) <= 0 or (match[2] == "step" and not float(match[1]).is_integer()):
+        raise ValueError(f"{text!r} is not an interval; write `500 steps`, `1 epoch` or `10 minutes`")
+    unit: IntervalUnit
+    for unit in get_args(IntervalUnit):
+        if unit.startswith(match[2]):
+            return Interval(amount=float(match[1]), unit=unit)
+    raise AssertionError(match[2])
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        SeqtrackError: the file is missing, not YAML, or has a missing, unknown, ill-typed or out-of-range key; the
+            message names the first such key and its line, and how many others there are.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SeqtrackError(
+            "file not found", where=str(path), fix="run from the folder that holds dvc.yaml and params.yaml"
+        ) from None
+    try:
+        # YAML 1.2, as DVC reads and writes it: 5e-5 is a number there and a string in YAML 1.1.
+        document = YAML(typ="rt").load(io.StringIO(text))
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise SeqtrackError(f"not valid YAML: {error.problem}", where=f"{path}:{line}") from None
+    if not isinstance(document, CommentedMap):
+        raise SeqtrackError("no sections found", where=str(path), expected=_names(Params))
+    try:
+        return Params.model_validate(_plain(document))
+    except ValidationError as error:
+        raise _explain(path, document, error) from None
+
+
+def _explain(path: Path, document: CommentedMap, error: ValidationError) -> SeqtrackError:
+    """Turn pydantic's findings into one line about the first of them in file order."""
+    # An unknown key is usually the misspelling of a missing one, so it is the better thing to name.
+    findings = sorted(error.errors(), key=lambda e: (e["type"] == "missing", _line(document, e["loc"])))
+    finding = findings[0]
+    key = ".".join(str(part) for part in finding["loc"])
+    others = len({e["loc"] for e in findings}) - 1
+    problem, expected, found, fix = _describe(finding)
+    if others:
+        fix = f"{fix + '; ' if fix else ''}{others} more after it"
+    return SeqtrackError(
+        f"{key}: {problem}",
+        where=f"{path}:{_line(document, finding['loc'])}",
+        expected=expected,
+        found=found,
+        fix=fix,
+    )
+
+
+def _describe(finding: ErrorDetails) -> tuple[str, str | None, str | None, str | None]:
+    """Return (problem, expected, found, fix) for one finding of pydantic's."""
+    *parents, name = finding["loc"]
+    section = _section_at(parents)
+    if finding["type"] == "extra_forbidden" and section:
+        valid = _field_names(section)
+        close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
+        prefix = "".join(f"{part}." for part in parents)
+        nearest = f" (did you mean {prefix}{close[0]}?)" if close else ""
+        return f"unknown key{nearest}", "one of " + ", ".join(valid), None, None
+    if finding["type"] == "missing":
+        return "missing key", _allowed(section, name), None, "add it to params.yaml"
+    if finding["type"] == "value_error":
+        return str(finding["ctx"]["error"]), None, None, None
+    value = finding["input"]
+    return "invalid value", _allowed(section, name) or finding["msg"], f"{value!r} ({type(value).__name__})", None
+
+
+def _section_at(location: Sequence[int | str]) -> type[Section] | None:
+    """Return the section class at a path of keys, or None when the path leads elsewhere."""
+    section: type[Section] = Params
+    for part in location:
+        for name, field in section.model_fields.items():
+            if (field.alias or name) == part and isinstance(field.annotation, type):
+                if not issubclass(field.annotation, Section):
+                    return None
+                section = field.annotation
+                break
+        else:
+            return None
+    return section
+
+
+def _allowed(section: type[Section] | None, name: int | str) -> str | None:
+    """Say in words which values a field takes, from its JSON schema."""
+    if section is None:
+        return None
+    schema = section.model_json_schema(by_alias=True)
+    field = schema.get("properties", {}).get(name)
+    return None if field is None else _schema_in_words(field, schema.get("$defs", {}))
+
+
+def _schema_in_words(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """Render a JSON schema node: types, choices and bounds."""
+    if "anyOf" in field:
+        return " or ".join(_schema_in_words(option, definitions) for option in field["anyOf"])
+    if "$ref" in field:
+        inner = definitions[field["$ref"].rsplit("/", 1)[1]]
+        return "a section with " + ", ".join(inner["properties"])
+    if "enum" in field:
+        return "one of " + ", ".join(field["enum"])
+    if "const" in field:
+        return repr(field["const"])
+    words = {
+        "integer": "an integer",
+        "number": "a number",
+        "string": "a string",
+        "boolean": "true or false",
+        "array": "a list of strings",
+        "null": "null",
+    }[field["type"]]
+    bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {field[bound]:g}" for bound, sign in bounds.items() if bound in field]
+    return " ".join([words, " and ".join(limits)]).strip()
+
+
+def _field_names(section: type[Section]) -> list[str]:
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _names(section: type[Section]) -> str:
+    return "sections " + ", ".join(_field_names(section))
+
+
+def _line(document: CommentedMap, location: Sequence[int | str]) -> int:
+    """Return the 1-based line of the deepest key of `location` that the document has."""
+    node: Any = document
+    line = 0
+    for part in location:
+        if isinstance(node, CommentedMap) and part in node:
+            line = node.lc.key(part)[0]
+        elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
+            line = node.lc.item(part)[0]
+        else:
+            break
+        node = node[part]
+    return int(line) + 1
+
+
+def _plain(node: Any) -> Any:
+    """Strip ruamel's wrappers, so that strict types see plain Python values."""
+    if isinstance(node, Mapping):
+        return {key: _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    for plain in (bool, int, float, str):
+        if isinstance(node, plain):
+            return plain(node)
+    return node
+
+
+def _flatten(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            pairs += _flatten(value, f"{prefix}{name}.")
+        else:
+            pairs.append((prefix + name, ", ".join(map(str, value)) if isinstance(value, list) else value))
+    return pairs
+
+
+if __name__ == "__main__":
+    try:
+        load_params()
+    except SeqtrackError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,43 @@
+"""What all stages share: --help, checked params, one-line errors, wall time.
+
+Promises: params.yaml is checked whole before a stage does anything; a user's mistake ends in one line on standard
+error and exit code 1, a bug in a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline import timings
+from pipeline.errors import SeqtrackError
+from pipeline.params import Params, load_params
+
+
+def run_stage(stage: Callable[[Params], None], description: str | None, *, output: Path | None = None) -> None:
+    """Run a stage as a program and exit.
+
+    Args:
+        stage: does the work.
+        description: the stage module's docstring, shown by --help.
+        output: the output folder (with a manifest) under which to file the stage's wall time, if any.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m stages.{stage.__name__}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Settings come from params.yaml in the working folder. Usually run by `dvc repro`.",
+    )
+    parser.parse_args()
+    started = time.perf_counter()
+    try:
+        stage(load_params())
+        if output is not None:
+            timings.record(stage.__name__, output, time.perf_counter() - started)
+    except SeqtrackError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
