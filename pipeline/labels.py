@@ -1,0 +1,150 @@
+"""The closed, ordered label set that every later stage agrees on.
+
+Promises: class order is natural ("2" before "10") or the user's own, never that of the files; ids are positions in it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Literal, get_args
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.errors import SeqtrackError
+from pipeline.outputs import canonical_json, read_json, write_json
+
+ProblemType = Literal["single_label_classification"]
+
+# No exponent: Decimal would take one, and a name such as 1e999999 must not cost memory or time.
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
+_FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSet:
+    """What a model predicts.
+
+    Attributes:
+        problem_type: transformers' name for the task.
+        names: class names in id order.
+    """
+
+    problem_type: ProblemType
+    names: tuple[str, ...]
+
+    def ids(self, labels: pa.Array | pa.ChunkedArray) -> pa.Array:
+        """Return int64 class ids, null where the label is null.
+
+        Args:
+            labels: strings, shape (rows,).
+
+        Raises:
+            SeqtrackError: a label is not in the set.
+        """
+        ids = pc.index_in(labels, value_set=pa.array(self.names, pa.string()))
+        if isinstance(ids, pa.ChunkedArray):
+            ids = ids.combine_chunks()
+        strangers = pc.and_(pc.is_null(ids), pc.is_valid(labels))
+        if pc.any(strangers).as_py():
+            name = pc.filter(labels, strangers)[0].as_py()
+            raise SeqtrackError(f"label {name!r} is not in the label set", expected="one of " + ", ".join(self.names))
+        return ids.cast(pa.int64())
+
+    def write(self, path: Path) -> None:
+        """Write the set as JSON."""
+        write_json(path, {"problem_type": self.problem_type, "names": list(self.names)})
+
+    @staticmethod
+    def read(path: Path) -> LabelSet:
+        """Read what `write` wrote.
+
+        Raises:
+            SeqtrackError: the file is missing, damaged or names a problem type this version does not know.
+        """
+        value = read_json(path)
+        match value:
+            case {"problem_type": problem_type, "names": [*names]} if problem_type in get_args(ProblemType):
+                return LabelSet(problem_type=problem_type, names=tuple(names))
+            case _:
+                raise SeqtrackError(
+                    "not a label set of this version",
+                    where=str(path),
+                    expected="names, and a problem_type that is one of " + ", ".join(get_args(ProblemType)),
+                    found=canonical_json(value),
+                    fix="run `dvc repro` to rebuild it",
+                )
+
+
+def natural_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Sort distinct names the way people count, whatever order they come in.
+
+    Names that are all numbers sort by value: -1, 0, 1, 10. Others sort so that runs of digits compare as numbers:
+    "2" before "10", "level 9" before "level 10".
+    """
+    distinct = set(names)
+    if all(_NUMBER.fullmatch(name) for name in distinct):
+        return tuple(sorted(distinct, key=lambda name: (Decimal(name), name)))
+
+    def key(name: str) -> tuple[list[tuple[int, int, str]], str]:
+        # Digits are [0-9] only: other scripts' digits have values too, and mixing both would not be a total order.
+        pieces = re.findall(r"[0-9]+|[^0-9]+", name)
+        # Without leading zeros, the longer number is the larger; int() refuses more than 4,300 digits.
+        digits = [piece.lstrip("0") if piece[0] in "0123456789" else None for piece in pieces]
+        parts = [
+            (1, 0, piece) if number is None else (0, len(number), number)
+            for piece, number in zip(pieces, digits, strict=True)
+        ]
+        return parts, name
+
+    return tuple(sorted(distinct, key=key))
+
+
+def label_text(value: object) -> str | None:
+    """Return the class name that a value in a file stands for, the same from every format.
+
+    A string is taken without surrounding whitespace and otherwise as given: "1.0" stays "1.0". JSON's numbers and
+    booleans become what JSON writes for them: 1 is "1", 1.0 is "1.0", true is "true". Null and "" are no label.
+
+    Raises:
+        TypeError: the value is a list or an object.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    raise TypeError(f"a {'list' if isinstance(value, list) else 'JSON object'}")
+
+
+def is_fraction(name: str) -> bool:
+    """Return whether a label is a number with a part after the point that is not zero, such as "3.8" but not "3.0"."""
+    number = float(name) if _FLOAT.fullmatch(name) else 0.0
+    return math.isfinite(number) and not number.is_integer()
+
+
+def spelled_twice(names: Iterable[str]) -> tuple[str, str] | None:
+    """Return two names that mean one class, if any: "1" and "1.0", "true" and "True".
+
+    Tools write one column as integers here and as floats there, and two classes would come of it without a word.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        if _NUMBER.fullmatch(name):
+            meaning = re.sub(r"\.0+$", "", name)
+        elif name.lower() in {"true", "false"}:
+            meaning = name.lower()
+        else:
+            continue
+        first = seen.setdefault(meaning, name)
+        if first != name:
+            return first, name
+    return None

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import reading
+from pipeline.errors import SeqtrackError
+from pipeline.reading import Defect, Row, Shape, find_files, format_of
+
+WriteFile = Callable[[str, bytes | str], Path]
+
+TEXT = st.text(st.characters(codec="utf-8"))
+
+
+def read(path: Path) -> tuple[Shape, list[Any]]:
+    """Shape and rows of a file."""
+    kind = format_of(path)
+    return kind.shape(path), list(kind.rows(path))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> WriteFile:
+    """A function that writes a file and returns its path."""
+
+    def write(name: str, content: bytes | str) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+def values(rows: list[Row]) -> list[dict[str, Any]]:
+    return [row.values for row in rows]
+
+
+def test_csv_with_quotes_commas_and_line_ends(file: WriteFile) -> None:
+    shape, rows = read(file("a.csv", 'text,label\r\n"a, ""b""\r\nc",1\r\n\r\n  d ,2'))
+    assert shape.columns == ("text", "label")
+    assert rows == [
+        Row(2, 2, {"text": 'a, "b"\r\nc', "label": "1"}),
+        Row(5, 1, {"text": "  d ", "label": "2"}),
+    ]
+
+
+def test_lines_of_rows_count_line_ends_inside_quotes(file: WriteFile) -> None:
+    _, rows = read(file("a.csv", 'text,label\n"1\n2\n3",a\nb,b\n"4\n5",c\nd,d\n'))
+    assert [(row.line, row.lines) for row in rows] == [(2, 3), (5, 1), (6, 2), (8, 1)]
+
+
+def test_a_quoted_header_may_span_lines(file: WriteFile) -> None:
+    shape, rows = read(file("a.csv", '"the\ntext",label\na,1\n'))
+    assert shape.columns == ("the\ntext", "label")
+    assert rows[0].line == 3
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_csv_files_of_spreadsheets(file: WriteFile, mark: str) -> None:
+    shape, rows = read(file("a.csv", f"text{mark}label\na, b{mark}1\n"))
+    assert shape.columns == ("text", "label")
+    assert values(rows) == [{"text": "a, b", "label": "1"}]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_quotes_in_tsv_are_text(file: WriteFile, end: str) -> None:
+    content = end.join(["sentence\tlabel", '"half a quote\t0', 'an "inner" one\t1', "", '"\t0', ""])
+    _, rows = read(file("a.tsv", content))
+    assert values(rows) == [
+        {"sentence": '"half a quote', "label": "0"},
+        {"sentence": 'an "inner" one', "label": "1"},
+        {"sentence": '"', "label": "0"},
+    ]
+    assert [row.line for row in rows] == [2, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.csv", "text,n\nä,1\n"), ("a.tsv", "text\tn\nä\t1\n"), ("a.jsonl", '{"text":"ä","n":"1"}')]
+)
+def test_a_byte_order_mark_is_no_part_of_the_first_name(file: WriteFile, name: str, content: bytes) -> None:
+    shape, rows = read(file(name, b"\xef\xbb\xbf" + content.encode()))
+    assert values(rows) == [{"text": "ä", "n": "1"}]
+    assert "UTF-8 with a byte order mark" in shape.notes
+
+
+def test_json_lines_keep_types_and_find_late_keys(file: WriteFile) -> None:
+    shape, rows = read(
+        file("a.jsonl", '{"text": "a\\nb", "label": 1}\n\n{"text": "\u2028", "label": null, "x": [true]}')
+    )
+    assert shape.columns == ("text", "label", "x")
+    assert rows == [
+        Row(1, 1, {"text": "a\nb", "label": 1}),
+        Row(3, 1, {"text": "\u2028", "label": None, "x": [True]}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{", "invalid_json"),
+        ('{"text": NaN}', "invalid_json"),
+        ('{"text": "\\ud800"}', "invalid_json"),
+        ("[" * 100_000, "invalid_json"),
+        ("[1]", "not_an_object"),
+        ('"text"', "not_an_object"),
+        ("null", "not_an_object"),
+        (b'{"text": "\xff"}', "undecodable"),
+    ],
+)
+def test_defects_of_json_lines(file: WriteFile, line: bytes, reason: str) -> None:
+    line = line if isinstance(line, bytes) else line.encode()
+    _, rows = read(file("a.jsonl", b'{"text": "a"}\n' + line + b'\n{"text": "b"}\n'))
+    assert (rows[1].line, rows[1].reason) == (2, reason)
+    assert values([rows[0], rows[2]]) == [{"text": "a"}, {"text": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "detail"),
+    [
+        (b"only text", "ragged", "1 fields, the header has 2"),
+        (b"a,1,more", "ragged", "3 fields"),
+        (b"caf\xe9,1", "undecodable", "0xe9 at 3 of line 2"),
+        (b'"x\n\xff",1', "undecodable", "line 3"),
+        (b'"a" b,1', "malformed_csv", "line 2"),
+        (b'"a\nb" c,1', "malformed_csv", "lines 2 to 3"),
+        (b"a\rb,1", "malformed_csv", "line 2"),
+    ],
+)
+def test_a_defect_of_csv_costs_its_own_row_only(file: WriteFile, line: bytes, reason: str, detail: str) -> None:
+    _, rows = read(file("a.csv", b"text,label\n" + line + b"\nfine,1\n"))
+    assert [type(row) for row in rows] == [Defect, Row]
+    assert (rows[0].line, rows[0].reason) == (2, reason)
+    assert detail in rows[0].detail
+    assert rows[1].values == {"text": "fine", "label": "1"}
+
+
+def test_defects_of_tsv(file: WriteFile) -> None:
+    _, rows = read(file("a.tsv", b"text\tlabel\na\tb\tc\n\xe9\t1\nfine\t1\n"))
+    assert [getattr(row, "reason", None) for row in rows] == ["ragged", "undecodable", None]
+
+
+def test_a_quote_never_closed_is_an_error_with_its_line(file: WriteFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = file("a.csv", 'text,label\na,1\n"b,1\n' + "c,1\n" * 1000)
+    with pytest.raises(SeqtrackError, match=r"a\.csv:3: a quote .* never closed"):
+        read(path)
+    monkeypatch.setattr(reading, "MAX_FIELD", 100)
+    with pytest.raises(SeqtrackError, match=r"a\.csv:3: a quote .* never closed"):
+        read(path)
+
+
+def test_long_texts_are_no_error(file: WriteFile) -> None:
+    text = "word " * 200_000
+    _, rows = read(file("a.csv", f"text,label\n{text},1\n"))
+    assert rows[0].values["text"] == text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"", "empty"),
+        ("a.tsv", b"\n\n", "empty"),
+        ("a.jsonl", b"", "empty"),
+        ("a.csv", b"text,text\na,b\n", "'text' stands twice"),
+        ("a.csv", "text,label\na,b\n".encode("utf-16"), "UTF-16"),
+        ("a.tsv", "text\tlabel\n".encode("utf-16-le"), "NUL"),
+        ("a.csv", b"te\xe9xt,label\n", "header is not UTF-8"),
+        ("a.tsv", b"text\tlabel\ra\tb\r", "carriage returns"),
+        ("a.csv", b"text,label\ra,b\r", r"a\.csv:1"),
+        ("a.csv", b'"text" x,label\n', "header cannot be read"),
+        ("a.jsonl", b'[\n{"text": "a"}\n]\n{', None),
+        ("a.jsonl", b"[1]\n{", r"a\.jsonl:1.*not_an_object.*one JSON object a line"),
+    ],
+)
+def test_files_that_cannot_be_read_as_a_whole(file: WriteFile, name: str, content: bytes, message: str | None) -> None:
+    if message is None:  # one good line is enough to go on
+        assert read(file(name, content))[0].columns == ("text",)
+        return
+    with pytest.raises(SeqtrackError, match=message):
+        read(file(name, content))
+
+
+def test_folders_give_their_data_files_in_order(tmp_path: Path) -> None:
+    for name in ("b.csv", "a.TSV", "manifest.json", ".hidden.csv", "notes.md", "c.jsonl", "c.ndjson"):
+        (tmp_path / name).touch()
+    (tmp_path / "sub.csv").mkdir()
+    assert [path.name for path in find_files(tmp_path)] == ["a.TSV", "b.csv", "c.jsonl", "c.ndjson"]
+
+
+def test_paths_without_data_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(SeqtrackError, match="no such file or folder"):
+        find_files(tmp_path / "none")
+    (tmp_path / "notes.md").touch()
+    with pytest.raises(SeqtrackError, match=r"no data file.*\.csv.*found notes\.md"):
+        find_files(tmp_path)
+    with pytest.raises(SeqtrackError, match=r"unknown file format.*found \.md"):
+        find_files(tmp_path / "notes.md")
+
+
+@settings(deadline=None)
+@given(rows=st.lists(st.tuples(TEXT, TEXT), min_size=1))
+def test_what_the_csv_module_writes_is_read_back(tmp_path_factory: pytest.TempPathFactory, rows: Any) -> None:
+    path = tmp_path_factory.getbasetemp() / "round.csv"
+    buffer = io.StringIO(newline="")
+    csv.writer(buffer, quoting=csv.QUOTE_ALL).writerows([("text", "label"), *rows])
+    path.write_bytes(buffer.getvalue().encode())
+    assert values(read(path)[1]) == [{"text": text, "label": label} for text, label in rows]
+
+
+@settings(deadline=None)
+@given(rows=st.lists(st.dictionaries(TEXT, TEXT | st.integers(-(2**63), 2**63) | st.none(), min_size=1), min_size=1))
+def test_what_the_json_module_writes_is_read_back(tmp_path_factory: pytest.TempPathFactory, rows: Any) -> None:
+    path = tmp_path_factory.getbasetemp() / "round.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert values(read(path)[1]) == rows
+
+
+FIELD = st.text(st.characters(codec="utf-8", exclude_characters="\t\r\n"), min_size=1)
+
+
+@settings(deadline=None)
+@given(rows=st.lists(st.tuples(FIELD, FIELD), min_size=1), end=st.sampled_from(["\n", "\r\n"]))
+def test_fields_between_tabs_are_read_back(tmp_path_factory: pytest.TempPathFactory, rows: Any, end: str) -> None:
+    path = tmp_path_factory.getbasetemp() / "round.tsv"
+    path.write_bytes("".join(f"{text}\t{label}{end}" for text, label in [("text", "label"), *rows]).encode())
+    assert values(read(path)[1]) == [{"text": text, "label": label} for text, label in rows]
+
+
+@settings(deadline=None)
+@given(content=st.binary(max_size=200), suffix=st.sampled_from(sorted(reading.FORMATS)))
+def test_no_bytes_break_a_reader(tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str) -> None:
+    path = tmp_path_factory.getbasetemp() / f"any{suffix}"
+    path.write_bytes(content)
+    try:
+        _, rows = read(path)
+    except SeqtrackError:
+        return
+    lines = [row.line for row in rows]
+    assert lines == sorted(set(lines))

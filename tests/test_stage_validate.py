@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from pipeline.rows import read_rows
+
+RunStage = Callable[..., CompletedProcess[str]]
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def validate(tmp_path: Path) -> RunStage:
+    """A function that runs the stage in a folder of its own on some files, and returns the process."""
+
+    def run(contents: dict[str, str], *, code: int = 0, **settings: object) -> CompletedProcess[str]:
+        text = (ROOT / "params.yaml").read_text()
+        for name, value in {"path": "given", **settings}.items():
+            old = next(line for line in text.splitlines() if line.startswith(f"  {name}: "))
+            text = text.replace(old, f"  {name}: {value}", 1)
+        (tmp_path / "params.yaml").write_text(text)
+        (tmp_path / "given").mkdir(exist_ok=True)
+        for name, content in contents.items():
+            (tmp_path / "given" / name).write_text(content)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
+        process = subprocess.run(
+            [sys.executable, "-m", "stages.validate"],
+            cwd=tmp_path,
+            env={**environment, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert process.returncode == code, process.stderr
+        return process
+
+    return run
+
+
+def test_files_become_rows_and_a_report(validate: RunStage, tmp_path: Path) -> None:
+    files = {"train.csv": "review,stars\ngood,5\nbad,1\n,1\n", "test.csv": "review\nhm\n"}
+    process = validate(files, max_rejected_ratio=0.3)
+    assert sorted(path.relative_to(tmp_path / "data").as_posix() for path in (tmp_path / "data").rglob("*.*")) == [
+        "reports/validation.json",
+        "validated/labels.json",
+        "validated/manifest.json",
+        "validated/rejected.jsonl",
+        "validated/rows.parquet",
+    ]
+    rows = read_rows(tmp_path / "data/validated/rows.parquet").to_pylist()
+    assert [(row["text"], row["label"], row["split"]) for row in rows] == [
+        ("hm", None, "test"),
+        ("good", "5", "train"),
+        ("bad", "1", "train"),
+    ]
+    assert json.loads((tmp_path / "data/validated/rejected.jsonl").read_text()) == {
+        "source": "train.csv",
+        "line": 4,
+        "reason": "empty_text",
+        "detail": "column review: empty",
+    }
+    assert json.loads((tmp_path / "data/reports/validation.json").read_text())["rows"] == 3
+    table, *_, first, second = process.stdout.splitlines()
+    assert table.startswith("Validated")
+    assert first.startswith("3 rows of 2 classes, text from column review, label from column stars: 1 1, 5 1")
+    assert second == "rejected: empty_text 1; details in data/reports/validation.json and data/validated/rejected.jsonl"
+
+
+def test_a_mistake_is_one_line_and_leaves_nothing(validate: RunStage, tmp_path: Path) -> None:
+    process = validate({"all.csv": "text,label\na,1\n,0\nb,0\n"}, code=1)
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("error: given/all.csv:3: 1 of 3 rows (33.3%) are rejected")
+    assert not list((tmp_path / "data").iterdir())
+
+
+def test_params_name_columns_and_classes(validate: RunStage, tmp_path: Path) -> None:
+    validate({"all.csv": "a,b,c\nx,1,p\ny,2,q\n"}, text="a", label="c", label_names="[q, p]")
+    assert json.loads((tmp_path / "data/validated/labels.json").read_text())["names"] == ["q", "p"]
+
+
+def test_light() -> None:
+    program = "import sys, stages.validate; print([m for m in ('torch', 'datasets', 'pandas') if m in sys.modules])"
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert process.stdout == "[]\n"
