@@ -1,0 +1,344 @@
+"""The leakage report: every pair of duplicates, what was done about it, and a proof that none is left across splits.
+
+Promises: each pair names both rows with source, line, text and label; the proof starts from the rows' final splits and
+scores each near pair again from its texts; reports are byte-identical for equal rows in any order.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby, product
+from operator import attrgetter
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline import params
+from pipeline.console import say, table
+from pipeline.duplicates import Duplicates, similarity_of
+from pipeline.outputs import Json, replacing, write_json, write_text
+from pipeline.paths import SPLIT_NAMES
+from pipeline.splitting import NO_SPLIT, TEST, Division, Fate, in_source_order, missing_classes
+
+UNLABELLED = "(unlabelled)"
+
+Kind = Literal["exact", "normalized", "near"]
+Action = Literal["dropped", "dropped_from_train", "dropped_from_validation", "kept_together", "kept"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Member:
+    """One row of a pair; a split is a name, or None: not given, or dropped."""
+
+    row_id: str
+    source: str
+    line: int
+    text: str
+    text_pair: str | None
+    label: str | None
+    given_split: str | None
+    split: str | None
+    fate: Fate
+    assigned: bool
+    content: int
+    rank: int
+
+    @property
+    def raw(self) -> tuple[str, str | None]:
+        """What exact duplicates share: the texts as they are, the two of a pair in either order."""
+        if self.text_pair is None or self.text <= self.text_pair:
+            return self.text, self.text_pair
+        return self.text_pair, self.text
+
+    def to_json(self) -> Json:
+        """Return what the report says about the row."""
+        names = ("row_id", "source", "line", "text", "text_pair", "label", "given_split", "split")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pair:
+    """Two rows that are duplicates; `second` is the one to go where one has to.
+
+    Attributes:
+        kind: exact (the same characters), normalized (the same normal form) or near.
+        score: Jaccard similarity of the shingle sets; 1 for exact and normalized.
+    """
+
+    first: Member
+    second: Member
+    kind: Kind
+    score: float
+
+    @property
+    def action(self) -> Action:
+        """What was done: the removal that parted the two; else both are kept, by group or as given."""
+        for member in (self.second, self.first):
+            match member.fate:
+                case Fate.DROPPED:
+                    return "dropped"
+                case Fate.DROPPED_FROM_TRAIN:
+                    return "dropped_from_train"
+                case Fate.DROPPED_FROM_VALIDATION:
+                    return "dropped_from_validation"
+        return "kept_together" if self.first.assigned and self.second.assigned else "kept"
+
+    @property
+    def label_conflict(self) -> bool:
+        """Whether both rows are labelled, and differently."""
+        return None not in (self.first.label, self.second.label) and self.first.label != self.second.label
+
+    @property
+    def crosses_given_splits(self) -> bool:
+        """Whether the two came in different splits."""
+        return self.first.given_split != self.second.given_split
+
+    def to_json(self) -> Json:
+        """Return the pair as one record of duplicates.jsonl."""
+        return {
+            "kind": self.kind,
+            "score": round(self.score, 6),
+            "action": self.action,
+            "label_conflict": self.label_conflict,
+            "crosses_given_splits": self.crosses_given_splits,
+            "first": self.first.to_json(),
+            "second": self.second.to_json(),
+        }
+
+
+def list_pairs(rows: pa.Table, duplicates: Duplicates, division: Division) -> list[Pair]:
+    """Return every pair, in the order of its rows: test before validation before train, then by source and line.
+
+    n rows of one content give n - 1 pairs, each row with the one that decides about it; a near pair of contents gives
+    one pair of rows for each pair of given splits that they are in.
+    """
+    families = {
+        content: list(members)
+        for content, members in groupby(_members(rows, duplicates, division), key=attrgetter("content"))
+    }
+    pairs = [pair for family in families.values() for pair in _same_content(family)]
+    for (left, right), score in zip(duplicates.near.tolist(), duplicates.similarity.tolist(), strict=True):
+        for members in product(_one_per_given_split(families[left]), _one_per_given_split(families[right])):
+            first, second = sorted(members, key=attrgetter("rank"))
+            pairs.append(Pair(first=first, second=second, kind="near", score=score))
+    return sorted(pairs, key=lambda pair: (pair.first.rank, pair.second.rank))
+
+
+def _members(rows: pa.Table, duplicates: Duplicates, division: Division) -> Iterator[Member]:
+    """Yield all rows that are in some pair, content by content, in order of rank."""
+    content = duplicates.content
+    involved = np.bincount(content, minlength=len(duplicates.digests)) > 1
+    involved[duplicates.near] = True
+    chosen = in_source_order(rows, np.flatnonzero(involved[content]))
+    chosen = chosen[np.argsort(TEST - division.given[chosen], kind="stable")]
+    rank = np.argsort(content[chosen], kind="stable")
+    chosen = chosen[rank]
+    names = [*SPLIT_NAMES, None]  # NO_SPLIT is -1, the last
+    values = zip(
+        *(
+            rows[column].take(pa.array(chosen)).to_pylist()
+            for column in ("row_id", "source", "line", "text", "text_pair", "label")
+        ),
+        chosen.tolist(),
+        rank.tolist(),
+        strict=True,
+    )
+    for row_id, source, line, text, text_pair, label, row, place in values:
+        yield Member(
+            row_id=row_id,
+            source=source,
+            line=line,
+            text=text,
+            text_pair=text_pair,
+            label=label,
+            given_split=names[division.given[row]],
+            split=names[division.split[row]],
+            fate=Fate(division.fate[row]),
+            assigned=bool(division.assigned[row]),
+            content=int(content[row]),
+            rank=place,
+        )
+
+
+def _same_content(family: list[Member]) -> Iterator[Pair]:
+    """Pair each row of a content but the first with an earlier one.
+
+    A row in another given split than the first row leaks: its partner is the row there with the same characters, or
+    the first. Other rows go with the nearest relative before them: same label and characters, same label, any.
+    """
+    earliest: dict[tuple[object, ...], Member] = {}
+    head = family[0]
+    for member in family:
+        if member.given_split != head.given_split:
+            partner = earliest.get((member.raw,), head)
+        else:
+            places = ((member.label, member.raw), (member.label, None))
+            partner = next((earliest[place] for place in places if place in earliest), head)
+            for place in (*places, (member.raw,)):
+                earliest.setdefault(place, member)
+        if member is not head:
+            kind: Kind = "exact" if member.raw == partner.raw else "normalized"
+            yield Pair(first=partner, second=member, kind=kind, score=1.0)
+
+
+def _one_per_given_split(family: list[Member]) -> list[Member]:
+    first: dict[str | None, Member] = {}
+    for member in family:
+        first.setdefault(member.given_split, member)
+    return list(first.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """A second look at the finished splits.
+
+    Attributes:
+        near_pairs_rescored: near pairs whose similarity was computed again from the texts.
+        near_pairs_refuted: those of them that are not near after all.
+        pairs_crossing_splits: pairs of duplicate contents with kept rows in different splits.
+    """
+
+    near_pairs_rescored: int
+    near_pairs_refuted: int
+    pairs_crossing_splits: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether every pair is one and none crosses splits."""
+        return not self.near_pairs_refuted and not self.pairs_crossing_splits
+
+    @property
+    def verdict(self) -> str:
+        """The result in a line."""
+        if self.passed:
+            return f"no verified duplicate crosses splits ({self.near_pairs_rescored:,} near pairs scored again)"
+        return (
+            f"{self.pairs_crossing_splits:,} duplicate pairs cross splits, "
+            f"{self.near_pairs_refuted:,} of {self.near_pairs_rescored:,} near pairs are not near"
+        )
+
+
+def verify(division: Division, duplicates: Duplicates, pairs: list[Pair], settings: params.Split) -> Verification:
+    """Check the result, not the reasoning: where the rows of each content, and of each two near contents, ended up."""
+    kept = division.split != NO_SPLIT
+    homes = np.zeros((len(duplicates.digests), len(SPLIT_NAMES)), bool)
+    homes[duplicates.content[kept], division.split[kept]] = True
+    left, right = (homes[side] for side in duplicates.near.T)
+    scattered = left.any(axis=1) & right.any(axis=1) & ((left | right).sum(axis=1) > 1)
+    near = [pair for pair in pairs if pair.kind == "near"]
+    refuted = sum(
+        similarity_of(
+            (pair.first.text, pair.first.text_pair), (pair.second.text, pair.second.text_pair), settings.shingle_size
+        )
+        < settings.near_duplicate_threshold
+        for pair in near
+    )
+    return Verification(
+        near_pairs_rescored=len(near),
+        near_pairs_refuted=refuted,
+        pairs_crossing_splits=int((homes.sum(axis=1) > 1).sum() + scattered.sum()),
+    )
+
+
+def summary(
+    division: Division, duplicates: Duplicates, pairs: list[Pair], verification: Verification, settings: params.Split
+) -> Json:
+    """Return leakage.json."""
+    kinds = get_args(Kind)
+    across: dict[bool, Counter[str]] = defaultdict(Counter)
+    for pair in pairs:
+        across[pair.crosses_given_splits][pair.kind] += 1
+    actions = Counter(pair.action for pair in pairs)
+    fates = Counter(Fate(fate).name.lower() for fate in division.fate[division.fate != Fate.KEPT].tolist())
+    kept = Counter(division.split[division.split != NO_SPLIT].tolist())
+    return {
+        "rows": {
+            "input": len(division.split),
+            "kept": {name: kept[place] for place, name in enumerate(SPLIT_NAMES)},
+            "dropped": dict(fates),
+        },
+        "pairs": {
+            "total": len(pairs),
+            "across_given_splits": {kind: across[True][kind] for kind in kinds},
+            "inside_given_splits": {kind: across[False][kind] for kind in kinds},
+            "by_action": dict(actions),
+            "label_conflicts": sum(pair.label_conflict for pair in pairs),
+        },
+        "search": {
+            "near_duplicate_threshold": settings.near_duplicate_threshold,
+            "shingle_size": settings.shingle_size,
+            "bands": duplicates.banding.bands,
+            "rows_per_band": duplicates.banding.rows,
+            "recall_at_threshold": round(
+                duplicates.banding.collision_probability(settings.near_duplicate_threshold), 6
+            ),
+            "candidates": duplicates.candidates,
+        },
+        "verification": {
+            "near_pairs_rescored": verification.near_pairs_rescored,
+            "near_pairs_refuted": verification.near_pairs_refuted,
+            "pairs_crossing_splits": verification.pairs_crossing_splits,
+            "verdict": verification.verdict,
+        },
+    }
+
+
+def write_reports(
+    folder: Path,
+    division: Division,
+    duplicates: Duplicates,
+    pairs: list[Pair],
+    verification: Verification,
+    settings: params.Split,
+) -> None:
+    """Write leakage.json, duplicates.jsonl and label_distribution.csv."""
+    write_json(folder / "leakage.json", summary(division, duplicates, pairs, verification, settings))
+    with (
+        replacing(folder / "duplicates.jsonl") as temporary,
+        temporary.open("w", encoding="utf-8", newline="\n") as out,
+    ):
+        for pair in pairs:
+            out.write(json.dumps(pair.to_json(), ensure_ascii=False) + "\n")
+    distribution = io.StringIO()
+    writer = csv.writer(distribution, lineterminator="\n")
+    writer.writerow(["split", "label", "count"])
+    counts = division.counts()
+    for place, split in enumerate(SPLIT_NAMES):
+        for label, count in zip((*division.label_names, UNLABELLED), counts[:, place].tolist(), strict=True):
+            if count or label != UNLABELLED:
+                writer.writerow([split, label, count])
+    write_text(folder / "label_distribution.csv", distribution.getvalue())
+
+
+_MOST_LABELS = 30  # lines of the table in the terminal; label_distribution.csv has all
+
+
+def show(division: Division, pairs: list[Pair], verification: Verification) -> None:
+    """Print split sizes by label, what became of the duplicates, warnings and the verdict."""
+    counts = division.counts()
+    names = (*division.label_names, UNLABELLED)
+    lines = [(names[row], *(f"{count:,}" for count in counts[row])) for row in range(len(names)) if counts[row].any()]
+    if len(lines) > _MOST_LABELS:
+        lines = [*lines[:_MOST_LABELS], (f"... {len(lines) - _MOST_LABELS} more", "", "", "")]
+    table("Splits", ["label", *SPLIT_NAMES], [*lines, ("all", *(f"{count:,}" for count in counts.sum(axis=0)))])
+    by_kind = Counter(pair.kind for pair in pairs)
+    across = Counter(pair.kind for pair in pairs if pair.crosses_given_splits)
+    conflicts = Counter(pair.kind for pair in pairs if pair.label_conflict)
+    table(
+        "Duplicate pairs",
+        ["kind", "pairs", "across given splits", "with different labels"],
+        [(kind, f"{by_kind[kind]:,}", f"{across[kind]:,}", f"{conflicts[kind]:,}") for kind in get_args(Kind)],
+    )
+    fates = Counter(division.fate.tolist())
+    dropped = [f"{fates[fate]:,} {fate.name.lower().replace('_', ' ')}" for fate in Fate if fate and fates[fate]]
+    say(f"rows: {len(division.fate):,} read, {fates[Fate.KEPT]:,} kept" + "".join(f", {part}" for part in dropped))
+    for sentence in missing_classes(division):
+        say(f"warning: {sentence}")
+    say(verification.verdict)

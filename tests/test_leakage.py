@@ -1,0 +1,167 @@
+import csv
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import pytest
+from canonical import Row, changed, sentence, settings, table
+
+from pipeline.duplicates import find_duplicates
+from pipeline.leakage import Pair, list_pairs, show, verify, write_reports
+from pipeline.params import Split
+from pipeline.splitting import divide
+
+
+def pairs_of(rows: list[Row], options: Split | None = None) -> list[Pair]:
+    options = options or settings(train=1.0, validation=0.0, test=0.0)
+    rows_table = table(rows)
+    duplicates = find_duplicates(rows_table, options)
+    division = divide(rows_table, duplicates, options)
+    pairs = list_pairs(rows_table, duplicates, division)
+    assert verify(division, duplicates, pairs, options).passed
+    return pairs
+
+
+def lines(pairs: list[Pair]) -> list[tuple[int, int, str, str]]:
+    return [(pair.first.line, pair.second.line, pair.kind, pair.action) for pair in pairs]
+
+
+def test_each_kind_with_its_action() -> None:
+    near = sentence(1)
+    rows = [
+        Row("a b c"),
+        Row("a b c"),
+        Row("A b, c"),
+        Row("A b, c"),
+        Row("a b c", "b"),
+        Row("a  b  c", "b"),
+        Row(near),
+        Row(changed(near), "b"),
+        Row("alone"),
+    ]
+    pairs = pairs_of(rows)
+    assert lines(pairs) == [
+        (1, 2, "exact", "dropped"),
+        (1, 3, "normalized", "dropped"),
+        (1, 5, "exact", "kept_together"),
+        (3, 4, "exact", "dropped"),
+        (5, 6, "normalized", "dropped"),
+        (7, 8, "near", "kept_together"),
+    ]
+    assert [pair.label_conflict for pair in pairs] == [False, False, True, False, False, True]
+    assert pairs[-1].score == pytest.approx(27 / 29)
+
+
+def test_exact_pairs_may_stand_in_either_order() -> None:
+    assert lines(pairs_of([Row("a b", text_pair="c d"), Row("c d", text_pair="a b"), Row("A b", text_pair="c d")])) == [
+        (1, 2, "exact", "dropped"),
+        (1, 3, "normalized", "dropped"),
+    ]
+
+
+def test_a_leak_is_reported_with_the_row_it_leaks() -> None:
+    near = sentence(1)
+    rows = [
+        Row("a b c", split="train"),
+        Row("A b c", split="train"),
+        Row("a b c", split="test", label=None),
+        Row("A b c", split="test"),
+        Row("A b c", split="validation", label="b"),
+        Row(near, split="test"),
+        Row(changed(near), split="train"),
+        Row(changed(near, 29), split="validation"),
+        Row("more", split="train"),
+        Row("b more", "b", split="train"),
+    ]
+    pairs = pairs_of(rows)
+    assert lines(pairs) == [
+        (3, 4, "normalized", "kept"),
+        (3, 1, "exact", "dropped_from_train"),
+        (4, 5, "exact", "dropped_from_validation"),
+        (4, 2, "exact", "dropped_from_train"),
+        (6, 8, "near", "dropped_from_validation"),
+        (6, 7, "near", "dropped_from_train"),
+        (8, 7, "near", "dropped_from_train"),
+    ]
+    assert [pair.label_conflict for pair in pairs] == [False, False, True, False, False, False, False]
+    assert [pair.crosses_given_splits for pair in pairs] == [False, True, True, True, True, True, True]
+
+
+def test_a_content_of_n_rows_gives_n_less_one_pairs() -> None:
+    assert len(pairs_of([Row("the same words")] * 1000)) == 999
+
+
+def test_verification_sees_a_duplicate_that_crosses() -> None:
+    options = settings(train=1.0, validation=0.0, test=0.0)
+    near = sentence(1)
+    rows = table([Row("a b c"), Row("a b c", "b"), Row(near), Row(changed(near)), Row("alone")])
+    duplicates = find_duplicates(rows, options)
+    division = divide(rows, duplicates, options)
+    pairs = list_pairs(rows, duplicates, division)
+    for row, crossing in ((0, 1), (1, 1), (2, 1), (3, 1), (4, 0)):
+        moved = division.split.copy()
+        moved[row] = 2
+        found = verify(dataclasses.replace(division, split=moved), duplicates, pairs, options)
+        assert (found.pairs_crossing_splits, found.passed) == (crossing, not crossing)
+    stricter = options.model_copy(update={"near_duplicate_threshold": 0.95})
+    assert verify(division, duplicates, pairs, stricter).near_pairs_refuted == 1
+
+
+def write(rows: list[Row], folder: Path) -> None:
+    options = settings()
+    rows_table = table(rows)
+    rows_table = rows_table.set_column(  # lines and sources belong to rows, whatever their order
+        6, rows_table.schema.field("line"), [[sum(map(ord, row.text + str(row.label))) for row in rows]]
+    )
+    duplicates = find_duplicates(rows_table, options)
+    division = divide(rows_table, duplicates, options)
+    pairs = list_pairs(rows_table, duplicates, division)
+    write_reports(folder, division, duplicates, pairs, verify(division, duplicates, pairs, options), options)
+
+
+def test_reports_are_complete_and_equal_whatever_the_order_of_rows(tmp_path: Path) -> None:
+    near = sentence(1)
+    rows = [Row("a b c"), Row("A b c"), Row("a b c", "b"), Row(near), Row(changed(near))]
+    rows += [Row(f"filler row {number}", label) for number in range(60) for label in "ab"]
+    shuffled = list(rows)
+    random.Random(3).shuffle(shuffled)
+    write(rows, tmp_path / "one")
+    write(shuffled, tmp_path / "two")
+    names = ["duplicates.jsonl", "label_distribution.csv", "leakage.json"]
+    assert sorted(path.name for path in (tmp_path / "one").iterdir()) == names
+    for name in names:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+    records = [json.loads(line) for line in (tmp_path / "one" / "duplicates.jsonl").read_text().splitlines()]
+    record = next(record for record in records if record["kind"] == "near")
+    assert {record["first"]["text"], record["second"]["text"]} == {near, changed(near)}
+    assert record["first"]["split"] == record["second"]["split"]
+    assert record["score"] == round(27 / 29, 6)
+    assert set(record["first"]) >= {"row_id", "source", "line", "text", "text_pair", "label", "split", "given_split"}
+
+    summary = json.loads((tmp_path / "one" / "leakage.json").read_text())
+    with (tmp_path / "one" / "label_distribution.csv").open() as stream:
+        distribution = list(csv.DictReader(stream))
+    assert summary["pairs"]["total"] == len(records)
+    actions = [record["action"] for record in records]
+    assert summary["pairs"]["by_action"] == {action: actions.count(action) for action in set(actions)}
+    assert set(actions) == {"dropped", "kept_together"}
+    assert summary["rows"]["input"] == len(rows)
+    assert sum(summary["rows"]["kept"].values()) + sum(summary["rows"]["dropped"].values()) == len(rows)
+    assert sum(int(line["count"]) for line in distribution) == sum(summary["rows"]["kept"].values())
+    assert summary["verification"]["pairs_crossing_splits"] == 0
+
+
+def test_the_terminal_tells_sizes_duplicates_and_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    options = settings(train=1.0, validation=0.0, test=0.0)
+    rows = table([Row("a b c", f"label {number}") for number in range(40)] + [Row("a b c", "label 1")])
+    duplicates = find_duplicates(rows, options)
+    division = divide(rows, duplicates, options)
+    pairs = list_pairs(rows, duplicates, division)
+    show(division, pairs, verify(division, duplicates, pairs, options))
+    out = capsys.readouterr().out
+    assert "label 2 " in out
+    assert "... 10 more" in out
+    assert "rows: 41 read, 40 kept, 1 dropped" in out
+    assert out.splitlines()[-1].startswith("no verified duplicate crosses splits")

@@ -1,0 +1,84 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from canonical import Row, changed, sentence, table
+
+from pipeline.rows import write_parquet
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "stages.split"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "data" / "validated").mkdir(parents=True)
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    return tmp_path
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    files = [*(folder / "data" / "splits").rglob("*"), *(folder / "data" / "reports").rglob("*")]
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+def test_writes_everything_and_the_same_bytes_again(folder: Path) -> None:
+    texts = [sentence(number) for number in range(120)]
+    rows = table(Row(text, "xy"[number % 2]) for number, text in enumerate([*texts, changed(texts[3]), texts[5]]))
+    write_parquet(rows, folder / "data" / "validated" / "rows.parquet")
+    result = run(folder)
+    assert result.returncode == 0, result.stderr
+    assert "no verified duplicate crosses splits" in result.stdout
+    first = outputs(folder)
+    assert sorted(first) == [
+        "data/reports/duplicates.jsonl",
+        "data/reports/label_distribution.csv",
+        "data/reports/leakage.json",
+        "data/splits/manifest.json",
+        "data/splits/test.parquet",
+        "data/splits/train.parquet",
+        "data/splits/validation.parquet",
+    ]
+    assert run(folder).returncode == 0
+    assert outputs(folder) == first
+    manifest = json.loads(first["data/splits/manifest.json"])
+    order = rows["row_id"].to_pylist()
+    seen: set[str] = set()
+    for name in ("train", "validation", "test"):
+        split = pq.read_table(folder / "data" / "splits" / f"{name}.parquet")
+        ids = split["row_id"].to_pylist()
+        assert split.column_names == ["row_id"]
+        assert len(ids) == manifest["rows"][name]
+        assert ids == [one for one in order if one in set(ids)]
+        assert not seen & set(ids)
+        seen |= set(ids)
+    assert seen == set(order[:-1])  # texts[5] again, with the same label
+
+
+def test_a_failure_is_one_line_and_leaves_nothing(folder: Path) -> None:
+    rows = [Row("same", split="train"), Row("same", split="test")]
+    write_parquet(table(rows), folder / "data" / "validated" / "rows.parquet")
+    result = run(folder)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: no row is in train")
+    assert result.stderr.count("\n") == 1
+    assert [path.name for path in (folder / "data").iterdir()] == ["validated"]
+
+
+def test_imports_neither_torch_nor_pandas() -> None:
+    code = "import sys, stages.split; sys.exit(bool({'torch', 'pandas', 'datasets', 'sklearn'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
