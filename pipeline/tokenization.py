@@ -1,0 +1,107 @@
+"""The tokenize stage's work: canonical rows to Arrow files, with what was cut counted.
+
+Promises: output depends on rows, tokenizer and max_length alone: not on the split, nor on the number of threads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from pipeline.console import facts, progress, say
+from pipeline.encoding import Encoder
+from pipeline.model_source import resolve
+from pipeline.outputs import output_folder, sha256_file, write_json, write_manifest, write_text
+from pipeline.params import Model, Tokenize
+from pipeline.tokens import TokenStore, shard_writer
+
+BATCH_ROWS = 2_000  # rows tokenized at once: enough to keep all threads busy, little enough to keep memory flat
+BINS = 20  # bars of the length histogram
+
+
+def tokenize_rows(rows: Path, folder: Path, reports: Path, tokenize: Tokenize, model: Model) -> None:
+    """Tokenize rows.parquet.
+
+    Args:
+        rows: canonical rows.
+        folder: output folder for the Arrow files and manifest.
+        reports: folder that gets tokenization.json (truncation, lengths) and length_distribution.csv.
+        tokenize: the section.
+        model: the section; names the tokenizer.
+
+    Raises:
+        SeqtrackError: rows or tokenizer are missing, or max_length is more than the model can read.
+    """
+    source = resolve(model, weights=False)
+    encoder = Encoder.load(source.folder, tokenize.max_length, trust_remote_code=model.trust_remote_code)
+    with pq.ParquetFile(rows, memory_map=True) as file, output_folder(folder) as out:
+        total = file.metadata.num_rows
+        say(f"tokenize: {total:,} rows with {source.name}, at most {tokenize.max_length} tokens each")
+        with shard_writer(out, token_types=encoder.has_token_types) as writer, progress() as bar:
+            task = bar.add_task("tokenize", total=total, note="")
+            for batch in file.iter_batches(BATCH_ROWS, columns=["row_id", "text", "text_pair"]):
+                pairs = batch["text_pair"]
+                encoded = encoder.encode(
+                    batch["text"].to_pylist(), None if pairs.null_count == len(pairs) else pairs.to_pylist()
+                )
+                writer.write(batch["row_id"], encoded)
+                bar.advance(task, len(batch))
+        padding = dataclasses.asdict(encoder.padding)
+        store = TokenStore(sorted(out.glob("*.arrow")), encoder.padding)
+        write_manifest(
+            out,
+            inputs={"rows": sha256_file(rows), "tokenizer": _tokenizer_digest(source.folder)},
+            params={"max_length": tokenize.max_length, "model": source.name, "commit": source.commit},
+            rows={"rows": total},
+            padding=padding,
+        )
+    _report(store, reports, tokenize.max_length)
+
+
+def _tokenizer_digest(folder: Path) -> str:
+    """Return one digest over the files that define a tokenizer."""
+    names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    patterns = ("vocab*", "merges.txt", "*.model")
+    files = sorted({folder / name for name in names} | {path for pattern in patterns for path in folder.glob(pattern)})
+    total = hashlib.sha256()
+    for file in files:
+        if file.is_file():
+            total.update(f"{file.name}\0{sha256_file(file)}\n".encode())
+    return total.hexdigest()
+
+
+def _report(store: TokenStore, reports: Path, max_length: int) -> None:
+    full = store.full_lengths
+    truncated = int(np.count_nonzero(full > store.lengths))
+    rows = len(full)
+    kept, all_tokens = int(store.lengths.sum()), int(full.sum(dtype=np.int64))
+    percentiles = {f"p{q}": int(np.percentile(full, q, method="higher")) for q in (50, 90, 95, 99)} if rows else {}
+    write_json(
+        reports / "tokenization.json",
+        {
+            "rows": rows,
+            "max_length": max_length,
+            "truncated_rows": truncated,
+            "truncated_ratio": truncated / rows if rows else 0.0,
+            "tokens": kept,
+            "tokens_before_truncation": all_tokens,
+            "lengths_before_truncation": {"max": int(full.max(initial=0)), **percentiles},
+        },
+    )
+    counts, edges = np.histogram(full, bins=BINS, range=(0, max(int(full.max(initial=0)), 1)))
+    lines = [f"{int(np.ceil(end))},{count}" for end, count in zip(edges[1:], counts, strict=True)]
+    write_text(reports / "length_distribution.csv", "tokens_up_to,rows\n" + "\n".join(lines) + "\n")
+    share = truncated / rows if rows else 0.0
+    facts(
+        "tokenize",
+        [
+            ("rows", f"{rows:,}"),
+            ("tokens", f"{kept:,} of {all_tokens:,} before truncation"),
+            ("truncated", f"{truncated:,} rows ({share:.1%}) were longer than {max_length} tokens"),
+            ("lengths", ", ".join(f"{name} {value}" for name, value in percentiles.items())),
+        ],
+    )

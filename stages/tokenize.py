@@ -1,0 +1,19 @@
+"""Tokenize canonical rows once, for every split and every run.
+
+Reads:  data/validated/rows.parquet, the tokenizer of model.name_or_path
+Writes: data/tokenized/ (Arrow files, manifest), data/reports/tokenization.json, data/reports/length_distribution.csv
+"""
+
+from pipeline.params import Params
+from pipeline.paths import REPORTS, ROWS, TOKENIZED
+from pipeline.tokenization import tokenize_rows
+from stages.runner import run_stage
+
+
+def tokenize(params: Params) -> None:
+    """Run the stage."""
+    tokenize_rows(ROWS, TOKENIZED, REPORTS, params.tokenize, params.model)
+
+
+if __name__ == "__main__":
+    run_stage(tokenize, __doc__, output=TOKENIZED)
