@@ -1,0 +1,132 @@
+"""A trained model, ready to classify: what evaluate and predict share.
+
+Promises: float32 without autocast, on the best device there is, so both stages get the same logits for the same rows;
+batches are sorted by length to save padding, results come back in the caller's order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AutoModelForSequenceClassification
+from transformers.utils import logging
+
+from pipeline.encoding import Encoder
+from pipeline.errors import SeqtrackError
+from pipeline.labels import LabelSet
+from pipeline.outputs import folder_digest, read_manifest
+
+MakeBatch = Callable[[npt.NDArray[np.int64]], dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier:
+    """A model with its tokenizer and label set.
+
+    Attributes:
+        model: in evaluation mode, on its device, in float32.
+        encoder: the model's own tokenizer with the max_length it was trained with.
+        labels: the classes in the order of the logits.
+        digest: identity of the model folder.
+        run_key: identity of the training run.
+    """
+
+    model: Any  # the class differs by architecture
+    encoder: Encoder
+    labels: LabelSet
+    digest: str
+    run_key: str
+
+    @staticmethod
+    def load(folder: Path) -> Classifier:
+        """Load the folder that train wrote.
+
+        Raises:
+            SeqtrackError: the folder is missing or of another version.
+        """
+        manifest = read_manifest(folder)
+        with _no_progress_bar():
+            model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+        id2label = model.config.id2label
+        return Classifier(
+            model=model.eval().to(best_device()),
+            encoder=Encoder.load(folder, manifest["max_length"]),
+            labels=LabelSet(
+                problem_type="single_label_classification", names=tuple(id2label[i] for i in range(len(id2label)))
+            ),
+            digest=folder_digest(folder),
+            run_key=manifest["run_key"],
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """The device the model is on."""
+        device: torch.device = self.model.device
+        return device
+
+    def logits(
+        self,
+        lengths: npt.NDArray[np.integer[Any]],
+        make_batch: MakeBatch,
+        *,
+        batch_size: int,
+        on_batch: Callable[[int], None],
+    ) -> npt.NDArray[np.float32]:
+        """Run the model over rows.
+
+        Args:
+            lengths: tokens per row, [rows].
+            make_batch: given row numbers, int64 [batch], returns the model's padded inputs for them.
+            batch_size: rows per batch.
+            on_batch: called after each batch with the number of rows in it.
+
+        Returns:
+            float32 [rows, classes], in the order of `lengths`.
+
+        Raises:
+            SeqtrackError: the model gives NaN or infinity.
+        """
+        # Longest first: a batch too large for the device fails at once, not at the end.
+        order = np.argsort(-lengths.astype(np.int64), kind="stable")
+        result = np.empty((len(lengths), len(self.labels.names)), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                inputs = {name: tensor.to(self.device) for name, tensor in make_batch(rows).items()}
+                result[rows] = self.model(**inputs).logits.cpu().numpy()
+                on_batch(len(rows))
+        if not np.isfinite(result).all():
+            raise SeqtrackError(
+                "the model's outputs are not finite: its training diverged",
+                where="data/model",
+                fix="train again with a lower train.learning_rate, or with launch.mixed_precision bf16 or no",
+            )
+        return result
+
+
+def best_device() -> torch.device:
+    """Return CUDA where there is one, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers' bar for loading weights out of the output; its warnings still show."""
+    was_enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if was_enabled:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

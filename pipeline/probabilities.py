@@ -1,0 +1,45 @@
+"""From logits to probabilities and losses, in float64.
+
+Promises: no overflow for any finite logits; needs numpy alone, so that predict does not depend on scikit-learn.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Logits = npt.NDArray[np.floating[Any]]
+
+
+def log_probabilities(logits: Logits) -> npt.NDArray[np.float64]:
+    """Return the log softmax, float64 [rows, classes].
+
+    Args:
+        logits: [rows, classes], finite.
+    """
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return result
+
+
+def probabilities(logits: Logits) -> npt.NDArray[np.float64]:
+    """Return the softmax, float64 [rows, classes]; rows sum to 1.
+
+    Args:
+        logits: [rows, classes], finite.
+    """
+    result: npt.NDArray[np.float64] = np.exp(log_probabilities(logits))
+    return result
+
+
+def row_losses(logits: Logits, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return each row's cross entropy in nats, float64 [rows].
+
+    Args:
+        logits: [rows, classes], finite.
+        labels: class ids, [rows].
+    """
+    result: npt.NDArray[np.float64] = -log_probabilities(logits)[np.arange(len(labels)), labels]
+    return result

@@ -1,0 +1,46 @@
+"""Score the trained model on the labelled rows of validation and test.
+
+Reads:  data/model, data/tokenized, data/splits, data/validated/rows.parquet, data/validated/labels.json
+Writes: data/reports/metrics.json (scores with bootstrap intervals), data/reports/all_results.json (also by class, with
+        the confusion matrices), data/reports/confusion.csv, data/reports/errors.jsonl (wrong rows, worst first),
+        data/reports/figures/confusion.png, data/reports/figures/f1_by_class.png; scores and reports in the MLflow run
+"""
+
+import time
+
+from pipeline.evaluation import evaluate_splits, write_reports
+from pipeline.inference import Classifier
+from pipeline.params import Params
+from pipeline.paths import LABELS, MODEL, REPORTS, ROWS, SPLITS, TOKENIZED
+from pipeline.tokens import TokenStore
+from pipeline.tracking import tracked_run
+from stages.runner import run_stage
+
+# What a run's page should answer without the working folder: scores, errors, and how the data were split.
+REPORT_FILES = tuple(
+    REPORTS / name for name in ("metrics.json", "all_results.json", "errors.jsonl", "validation.json", "leakage.json")
+)
+
+
+def evaluate(params: Params) -> None:
+    """Run the stage."""
+    started = time.perf_counter()
+    evaluation = evaluate_splits(
+        Classifier.load(MODEL),
+        TokenStore.open(TOKENIZED),
+        splits=SPLITS,
+        rows=ROWS,
+        labels=LABELS,
+        evaluate=params.evaluate,
+    )
+    figures = write_reports(evaluation, rows=ROWS, reports=REPORTS, evaluate=params.evaluate)
+    with tracked_run(evaluation.run_key, params.tracking.experiment_name) as run:
+        run.log_params(params.flat("evaluate"))
+        run.log_scores(evaluation.metrics())
+        run.log_files(REPORT_FILES, "reports")
+        run.log_files(figures, "figures")
+        run.log_stage_seconds("evaluate", time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    run_stage(evaluate, __doc__)

@@ -1,0 +1,88 @@
+"""Everything that evaluate and predict read, in a folder: rows, splits, tokens and a tiny random classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.evaluation import Evaluation, evaluate_splits, write_reports
+from pipeline.inference import Classifier
+from pipeline.labels import LabelSet
+from pipeline.params import Evaluate
+from pipeline.rows import SCHEMA, row_id, write_parquet
+from pipeline.tokens import TokenStore, shard_writer
+from tests.tiny import save_tiny_classifier
+
+NAMES = ("体育", "business", "tech")
+WORDS = ["goal", "match", "money", "bank", "chip", "code", "$5"]
+SETTINGS = Evaluate(per_device_batch_size=8, bootstrap_samples=100, confidence=0.9, seed=1, max_errors=5)
+
+
+class World:
+    """Everything evaluate reads, in a folder; label_of decides which rows have which label."""
+
+    def __init__(self, folder: Path, label_of: Callable[[int], str | None] = lambda index: NAMES[index % 3]) -> None:
+        generator = np.random.default_rng(0)
+        self.rows: list[dict[str, Any]] = []
+        for index in range(60):
+            text = " ".join(generator.choice(WORDS, size=generator.integers(1, 20)))
+            label, split = label_of(index), ("validation" if index % 4 == 0 else "test")
+            self.rows.append(
+                {
+                    "row_id": row_id(text, None, label, split, index),
+                    "text": text,
+                    "text_pair": None,
+                    "label": label,
+                    "split": split,
+                    "source": "all.csv",
+                    "line": index + 2,
+                }
+            )
+        self.folder = folder
+        (folder / "splits").mkdir()
+        write_parquet(pa.Table.from_pylist(self.rows, SCHEMA), folder / "rows.parquet")
+        for split in ("validation", "test"):
+            ids = [row["row_id"] for row in reversed(self.rows) if row["split"] == split]  # not the rows' order
+            self.write_split(split, ids)
+        LabelSet(problem_type="single_label_classification", names=NAMES).write(folder / "labels.json")
+        save_tiny_classifier(folder / "model", [row["text"] for row in self.rows], NAMES)
+        self.classifier = Classifier.load(folder / "model")
+        (folder / "tokens").mkdir()
+        with shard_writer(folder / "tokens", token_types=True) as writer:
+            encoded = self.classifier.encoder.encode([row["text"] for row in self.rows], None)
+            writer.write(pa.array([row["row_id"] for row in self.rows]), encoded)
+        self.tokens = TokenStore(sorted((folder / "tokens").iterdir()), self.classifier.encoder.padding)
+
+    def write_split(self, split: str, ids: list[str]) -> None:
+        write_parquet(pa.table({"row_id": pa.array(ids, pa.string())}), self.folder / "splits" / f"{split}.parquet")
+
+    def evaluate(self) -> Evaluation:
+        return evaluate_splits(
+            self.classifier,
+            self.tokens,
+            splits=self.folder / "splits",
+            rows=self.folder / "rows.parquet",
+            labels=self.folder / "labels.json",
+            evaluate=SETTINGS,
+        )
+
+    def report(self, evaluation: Evaluation, name: str = "reports") -> tuple[Path, tuple[Path, ...]]:
+        reports = self.folder / name
+        figures = write_reports(evaluation, rows=self.folder / "rows.parquet", reports=reports, evaluate=SETTINGS)
+        return reports, figures
+
+    def expected(self, split: str) -> dict[str, tuple[str, str, float]]:
+        """Return row_id to (actual, predicted, loss), a row at a time and without our batches."""
+        found = {}
+        for row in self.rows:
+            if row["split"] != split or row["label"] is None:
+                continue
+            inputs = self.classifier.encoder.tokenizer(row["text"], truncation=True, max_length=32, return_tensors="pt")
+            logits = self.classifier.model(**inputs).logits[0].detach().double()
+            loss = -logits.log_softmax(0)[NAMES.index(row["label"])].item()
+            found[row["row_id"]] = (row["label"], NAMES[int(logits.argmax())], loss)
+        return found
