@@ -308,12 +308,12 @@ def write_reports(
             out.write(json.dumps(pair.to_json(), ensure_ascii=False) + "\n")
     distribution = io.StringIO()
     writer = csv.writer(distribution, lineterminator="\n")
-    writer.writerow(["split", "label", "count"])
+    writer.writerow(["split", "label", "count", "bar"])  # bar: what dvc plots draws one for
     counts = division.counts()
     for place, split in enumerate(SPLIT_NAMES):
         for label, count in zip((*division.label_names, UNLABELLED), counts[:, place].tolist(), strict=True):
             if count or label != UNLABELLED:
-                writer.writerow([split, label, count])
+                writer.writerow([split, label, count, f"{label} ({split})"])
     write_text(folder / "label_distribution.csv", distribution.getvalue())
 
 

@@ -149,6 +149,7 @@ def test_reports_are_complete_and_equal_whatever_the_order_of_rows(tmp_path: Pat
     assert set(actions) == {"dropped", "kept_together"}
     assert summary["rows"]["input"] == len(rows)
     assert sum(summary["rows"]["kept"].values()) + sum(summary["rows"]["dropped"].values()) == len(rows)
+    assert {line["bar"] for line in distribution} == {f"{line['label']} ({line['split']})" for line in distribution}
     assert sum(int(line["count"]) for line in distribution) == sum(summary["rows"]["kept"].values())
     assert summary["verification"]["pairs_crossing_splits"] == 0
 
