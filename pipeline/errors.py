@@ -6,6 +6,8 @@ remedy, always in that order, so that all stages complain in one voice. `stages.
 
 from __future__ import annotations
 
+import re
+
 
 class SeqtrackError(Exception):
     """A mistake in the user's data, parameters or machine, explained.
@@ -43,4 +45,5 @@ class SeqtrackError(Exception):
             parts.append(f"found {self.found}")
         if self.fix:
             parts.append(self.fix)
-        return "; ".join(part.rstrip(".;") for part in parts) + "."
+        # Libraries' messages, quoted in ours, may run over several lines.
+        return "; ".join(re.sub(r"\s*[\r\n]+\s*", " ", part).rstrip(".; ") for part in parts) + "."

@@ -141,12 +141,13 @@ def read_manifest(folder: Path) -> dict[str, Json]:
         SeqtrackError: it is missing, damaged, or of another schema version.
     """
     manifest: dict[str, Json] = read_json(folder / MANIFEST)
-    if manifest.get("schema_version") != SCHEMA_VERSION:
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if version != SCHEMA_VERSION:
         raise SeqtrackError(
             "output of another version of this project",
             where=str(folder / MANIFEST),
             expected=f"schema_version {SCHEMA_VERSION}",
-            found=repr(manifest.get("schema_version")),
+            found=repr(version),
             fix="run `dvc repro --force` to rebuild it",
         )
     return manifest

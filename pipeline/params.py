@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import SeqtrackError
 from pipeline.paths import PARAMS_FILE
@@ -26,6 +26,7 @@ from pipeline.paths import PARAMS_FILE
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+NonEmpty = Annotated[str, Field(min_length=1)]
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 
 
@@ -59,7 +60,7 @@ class Fetch(Section):
 class Data(Section):
     """Which files to read and what their columns mean."""
 
-    path: str
+    path: NonEmpty
     """A folder or file to read; `data/fetched` is what the fetch stage wrote."""
     text: str | None
     """Column with the text; null finds it by the names people use."""
@@ -120,7 +121,7 @@ class Tokenize(Section):
 class Model(Section):
     """The pretrained encoder."""
 
-    name_or_path: str
+    name_or_path: NonEmpty
     """A hub id, a local folder, or `package:<module>/<folder>` for a model that a Python package carries."""
     revision: str | None
     """Branch, tag or commit on the hub."""
@@ -138,10 +139,10 @@ class Checkpoint(Section):
     log_to_mlflow: Literal["none", "best", "last", "all"]
     """Which checkpoints MLflow gets a copy of."""
 
-    @field_validator("every")
+    @field_validator("every", mode="before")
     @classmethod
-    def _every_is_an_interval(cls, value: str) -> str:
-        parse_interval(value)
+    def _every_is_an_interval(cls, value: object) -> object:
+        parse_interval(str(value))  # a bare 500 lacks its unit, which is the thing to say
         return value
 
 
@@ -198,6 +199,8 @@ class Launch(Section):
     """Train on the CPU even where there is a GPU."""
     multi_gpu: bool = False
     """Start num_processes processes, one per GPU (or, without any GPU, on the CPU)."""
+    quiet: bool = False
+    """Leave out the launcher's own traceback when a single process fails: that process has said why."""
     gpu_ids: str = "all"
     machine_rank: Annotated[int, Field(ge=0)] = 0
     main_process_ip: str = ""
@@ -222,7 +225,7 @@ class Evaluate(Section):
 class Predict(Section):
     """What to classify with the trained model."""
 
-    path: str
+    path: NonEmpty
     """A CSV, TSV or JSON Lines file, labelled or not; `data/splits/test.parquet` is the test split."""
     batch_size: PositiveInt
 
@@ -230,7 +233,7 @@ class Predict(Section):
 class Tracking(Section):
     """Where runs are filed in MLflow."""
 
-    experiment_name: str
+    experiment_name: NonEmpty
 
 
 class Params(Section):
@@ -293,12 +296,16 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         raise SeqtrackError(
             "file not found", where=str(path), fix="run from the folder that holds dvc.yaml and params.yaml"
         ) from None
+    except UnicodeDecodeError as error:
+        raise SeqtrackError("not UTF-8", where=str(path), found=f"byte {error.object[error.start]:#x}") from None
     try:
         # YAML 1.2, as DVC reads and writes it: 5e-5 is a number there and a string in YAML 1.1.
         document = YAML(typ="rt").load(io.StringIO(text))
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SeqtrackError(f"not valid YAML: {error.problem}", where=f"{path}:{line}") from None
+    except YAMLError as error:
+        raise SeqtrackError(f"not valid YAML: {error}", where=str(path)) from None
     if not isinstance(document, CommentedMap):
         raise SeqtrackError("no sections found", where=str(path), expected=_names(Params))
     try:
@@ -341,7 +348,10 @@ def _describe(finding: ErrorDetails) -> tuple[str, str | None, str | None, str |
     if finding["type"] == "value_error":
         return str(finding["ctx"]["error"]), None, None, None
     value = finding["input"]
-    return "invalid value", _allowed(section, name) or finding["msg"], f"{value!r} ({type(value).__name__})", None
+    unquoted = finding["type"] == "string_type" and isinstance(value, bool | int | float)
+    # Inside a list there is no field to look up, but pydantic's message.
+    expected = _allowed(section, name) or finding["msg"].removeprefix("Input should be ")
+    return "invalid value", expected, f"{value!r} ({type(value).__name__})", "put it in quotes" if unquoted else None
 
 
 def _section_at(location: Sequence[int | str]) -> type[Section] | None:
@@ -388,7 +398,9 @@ def _schema_in_words(field: Mapping[str, Any], definitions: Mapping[str, Any]) -
         "null": "null",
     }[field["type"]]
     bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {field[bound]:g}" for bound, sign in bounds.items() if bound in field]
+    limits = [f"{sign} {field[bound]}" for bound, sign in bounds.items() if bound in field]
+    if "minLength" in field or "minItems" in field:
+        words = words.replace("a ", "a non-empty ", 1)
     return " ".join([words, " and ".join(limits)]).strip()
 
 
@@ -406,7 +418,8 @@ def _line(document: CommentedMap, location: Sequence[int | str]) -> int:
     line = 0
     for part in location:
         if isinstance(node, CommentedMap) and part in node:
-            line = node.lc.key(part)[0]
+            # A key that `<<` merged in has no line of its own.
+            line = node.lc.key(part)[0] if part in (node.lc.data or {}) else line
         elif isinstance(node, CommentedSeq) and isinstance(part, int) and part < len(node):
             line = node.lc.item(part)[0]
         else:
