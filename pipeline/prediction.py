@@ -232,8 +232,7 @@ def _text(values: Mapping[str, Any], column: str, where: str) -> str:
 def _logits(
     classifier: Classifier, window: list[Example], batch_size: int, on_batch: Callable[[int], None]
 ) -> npt.NDArray[np.float32]:
-    pairs = [example.text_pair for example in window if example.text_pair is not None]
-    encoded = classifier.encoder.encode([example.text for example in window], pairs or None)
+    encoded = classifier.encoder.encode([example.text for example in window], [example.text_pair for example in window])
     types = encoded.token_type_ids
     return classifier.logits(
         np.array([len(ids) for ids in encoded.input_ids]),

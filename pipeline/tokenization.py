@@ -10,10 +10,12 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from pipeline.console import facts, progress, say
 from pipeline.encoding import Encoder
+from pipeline.errors import SeqtrackError
 from pipeline.model_source import resolve
 from pipeline.outputs import output_folder, sha256_file, write_json, write_manifest, write_text
 from pipeline.params import Model, Tokenize
@@ -38,16 +40,17 @@ def tokenize_rows(rows: Path, folder: Path, reports: Path, tokenize: Tokenize, m
     """
     source = resolve(model, weights=False)
     encoder = Encoder.load(source.folder, tokenize.max_length, trust_remote_code=model.trust_remote_code)
-    with pq.ParquetFile(rows, memory_map=True) as file, output_folder(folder) as out:
+    try:
+        file = pq.ParquetFile(rows, memory_map=True)
+    except FileNotFoundError:
+        raise SeqtrackError("file not found", where=str(rows), fix="run `dvc repro` to build it") from None
+    with file, output_folder(folder) as out:
         total = file.metadata.num_rows
         say(f"tokenize: {total:,} rows with {source.name}, at most {tokenize.max_length} tokens each")
         with shard_writer(out, token_types=encoder.has_token_types) as writer, progress() as bar:
             task = bar.add_task("tokenize", total=total, note="")
             for batch in file.iter_batches(BATCH_ROWS, columns=["row_id", "text", "text_pair"]):
-                pairs = batch["text_pair"]
-                encoded = encoder.encode(
-                    batch["text"].to_pylist(), None if pairs.null_count == len(pairs) else pairs.to_pylist()
-                )
+                encoded = encoder.encode(batch["text"].to_pylist(), batch["text_pair"].to_pylist())
                 writer.write(batch["row_id"], encoded)
                 bar.advance(task, len(batch))
         padding = dataclasses.asdict(encoder.padding)
@@ -92,9 +95,7 @@ def _report(store: TokenStore, reports: Path, max_length: int) -> None:
             "lengths_before_truncation": {"max": int(full.max(initial=0)), **percentiles},
         },
     )
-    counts, edges = np.histogram(full, bins=BINS, range=(0, max(int(full.max(initial=0)), 1)))
-    lines = [f"{int(np.ceil(end))},{count}" for end, count in zip(edges[1:], counts, strict=True)]
-    write_text(reports / "length_distribution.csv", "tokens_up_to,rows\n" + "\n".join(lines) + "\n")
+    write_text(reports / "length_distribution.csv", _histogram(full))
     share = truncated / rows if rows else 0.0
     facts(
         "tokenize",
@@ -105,3 +106,19 @@ def _report(store: TokenStore, reports: Path, max_length: int) -> None:
             ("lengths", ", ".join(f"{name} {value}" for name, value in percentiles.items())),
         ],
     )
+
+
+def _histogram(lengths: npt.NDArray[np.int32]) -> str:
+    """Return rows by length as CSV: BINS equal bins up to the 99th percentile, and one for the few longer rows.
+
+    One very long text would otherwise widen all bins until the usual lengths share a single one.
+    """
+    longest = int(lengths.max(initial=1))
+    usual = int(np.percentile(lengths, 99, method="higher")) if len(lengths) else 1
+    edges = np.unique(np.ceil(np.linspace(0, usual, BINS + 1)).astype(np.int64))
+    if longest > usual:
+        edges = np.append(edges, longest)
+    # Bins include their upper end, as the column's name says.
+    counts = np.diff(np.searchsorted(np.sort(lengths), edges, side="right"))
+    lines = [f"{end},{count}\n" for end, count in zip(edges[1:], counts, strict=True)]
+    return "tokens_up_to,rows\n" + "".join(lines)

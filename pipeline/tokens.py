@@ -70,7 +70,8 @@ class ShardWriter:
         shard, rest = table.slice(0, SHARD_ROWS), table.slice(SHARD_ROWS)
         path = self._folder / f"tokens-{self._shards:05d}.arrow"
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, self._schema) as writer:
-            for batch in shard.combine_chunks().to_batches():
+            # Copied first: a slice is written with bytes of its neighbours, which depend on how the rows came in.
+            for batch in shard.take(np.arange(shard.num_rows)).combine_chunks().to_batches():
                 writer.write_batch(batch)
         self._batches = rest.to_batches()
         self._waiting = rest.num_rows
@@ -132,7 +133,14 @@ class TokenStore:
             SeqtrackError: the folder is missing, damaged or of another version.
         """
         manifest = read_manifest(folder)
-        return TokenStore([folder / name for name in sorted(manifest["files"])], Padding(**manifest["padding"]))
+        try:
+            return TokenStore([folder / name for name in sorted(manifest["files"])], Padding(**manifest["padding"]))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise SeqtrackError(
+                f"token files are missing or damaged ({error})",
+                where=str(folder),
+                fix="run `dvc repro --force tokenize` to rebuild them",
+            ) from error
 
     def positions(self, row_ids: pa.Array) -> npt.NDArray[np.int64]:
         """Return where rows lie, int64, shape of row_ids.
