@@ -63,7 +63,8 @@ class BatchPlan:
     @property
     def total_steps(self) -> int:
         """Optimisation steps of the whole training."""
-        return math.ceil(self.epochs * self.steps_per_epoch)
+        # Rounded first: 1.1 epochs of 50 steps are 55 steps, though 1.1 * 50 is a little more in floating point.
+        return max(1, math.ceil(round(self.epochs * self.steps_per_epoch, 6)))
 
     def epoch_at(self, step: int) -> float:
         """Return the epochs completed after `step` steps."""

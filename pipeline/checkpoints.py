@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -26,6 +27,7 @@ from pipeline.outputs import MANIFEST, read_json, read_manifest, sha256_file, wr
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
+FILES = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +39,14 @@ class CurvePoint:
         epoch: epochs done.
         loss: mean training loss per example since the point before.
         learning_rate: of the last step.
-        grad_norm: of the last step, before clipping.
+        grad_norm: of the last step, before clipping; None where fp16's loss scaling skipped that step.
     """
 
     step: int
     epoch: float
     loss: float
     learning_rate: float
-    grad_norm: float
+    grad_norm: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,14 +163,14 @@ class CheckpointStore:
             shutil.rmtree(final, ignore_errors=True)  # only a damaged one can be in the way
             temporary.rename(final)
             _sync(self.folder)
-        except OSError as error:
+            self._prune(state)
+        except (OSError, SafetensorError) as error:  # safetensors has its own for a disk that refuses
             shutil.rmtree(temporary, ignore_errors=True)
             raise SeqtrackError(
-                f"cannot write a checkpoint ({error.strerror or error})",
+                f"cannot write a checkpoint ({error})",
                 where=str(final),
                 fix="free space or fix permissions, then start again: training goes on from the checkpoint before",
             ) from error
-        self._prune(state)
         return final
 
     def latest(self) -> TrainingState | None:
@@ -199,20 +201,21 @@ class CheckpointStore:
         for path in newest:
             if path not in keep:
                 shutil.rmtree(path)
+        for path in self.folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote
+            shutil.rmtree(path)
 
 
 def damage(path: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None when every file has the digest its manifest gives."""
     try:
-        manifest = read_manifest(path)
-    except SeqtrackError as error:
+        digests = read_manifest(path).get("files", {})
+        for name in FILES:
+            if not (path / name).is_file():
+                return f"{name} is missing"
+            if sha256_file(path / name) != digests.get(name):
+                return f"{name} does not have the sha256 in the manifest"
+    except (SeqtrackError, OSError) as error:
         return str(error)
-    for name, digest in manifest["files"].items():
-        file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if sha256_file(file) != digest:
-            return f"{name} does not have the sha256 in the manifest"
     return None
 
 

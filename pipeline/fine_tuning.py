@@ -29,7 +29,7 @@ from pipeline.modeling import export, load_classifier
 from pipeline.outputs import folder_digest, output_folder, read_manifest, write_manifest
 from pipeline.params import Model, Tracking, Train
 from pipeline.paths import LABELS, MODEL, REPORTS, ROWS, SPLITS, TOKENIZED, checkpoints
-from pipeline.rows import read_row_ids, read_rows
+from pipeline.rows import read_row_ids, read_rows, select_rows
 from pipeline.tokens import TokenStore
 from pipeline.tracking import Point, TrackedRun, tracked_run
 from pipeline.training import Job, LabelledRows, fit
@@ -56,18 +56,23 @@ def fine_tune(train: Train, model: Model, tracking: Tracking, logged_params: Map
             refuses a checkpoint.
     """
     started = time.perf_counter()
-    # Told explicitly, or several processes on a machine without a GPU would each train alone.
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    accelerator = _accelerator()
     labels = LabelSet.read(LABELS)
     _check_metric(train, labels)
     tokens = TokenStore.open(TOKENIZED)
-    rows = read_rows(ROWS, ["row_id", "text", "text_pair", "label"])
+    rows = read_rows(ROWS, ["row_id", "label"])
     train_rows = _labelled(rows, tokens, labels, "train")
     validation_rows = _labelled(rows, tokens, labels, "validation")
     with accelerator.main_process_first():  # one process downloads, the others find it in the cache
         source = resolve(model, weights=True)
     key = run_key(
-        tokenized=TOKENIZED, splits=SPLITS, train=train, model=model, source=source, layout=_layout(accelerator)
+        tokenized=TOKENIZED,
+        splits=SPLITS,
+        labels=LABELS,
+        train=train,
+        model=model,
+        source=source,
+        layout=_layout(accelerator),
     )
     job = Job(
         model=load_classifier(source, labels, seed=train.seed, trust_remote_code=model.trust_remote_code),
@@ -86,15 +91,34 @@ def fine_tune(train: Train, model: Model, tracking: Tracking, logged_params: Map
         run.log_params(logged_params)
         run.log_splits(SPLITS)
         state = fit(job, accelerator, [_ToMlflow(run, train.checkpoint.log_to_mlflow), _ToTerminal()])
-        _export(job, accelerator, labels, source, model, key)
+        _export(job, labels, source, model, key)
         write_history(HISTORY, state.evaluations)
         write_curve(CURVE, state.curve)
         learning_curves(HISTORY, CURVES_FIGURE)
         run.log_files([HISTORY, CURVE], "reports")
         run.log_files([CURVES_FIGURE], "figures")
-        run.log_model(MODEL, _example(rows), {"run_key": key, "base_model": source.name})
+        run.log_model(MODEL, _example(), {"run_key": key, "base_model": source.name})
         run.log_stage_seconds("train", time.perf_counter() - started)
         _summary(train, state)
+
+
+def _accelerator() -> Accelerator:
+    """Return the processes that `accelerate launch` started.
+
+    Raises:
+        SeqtrackError: the device has no such precision.
+    """
+    try:
+        # Told explicitly, or several processes on a machine without a GPU would each train alone.
+        accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    except ValueError as error:
+        raise SeqtrackError(
+            str(error), where="params.yaml: launch.mixed_precision", fix="set it to no, or to bf16 or fp16 if it is not"
+        ) from error
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        # Accelerate would train in float32 without a word.
+        raise SeqtrackError("fp16 needs a GPU", where="params.yaml: launch.mixed_precision", fix="set it to bf16 or no")
+    return accelerator
 
 
 def _check_metric(train: Train, labels: LabelSet) -> None:
@@ -140,11 +164,11 @@ def _layout(accelerator: Accelerator) -> ProcessLayout:
     )
 
 
-def _export(job: Job, accelerator: Accelerator, labels: LabelSet, source: ModelSource, model: Model, key: str) -> None:
+def _export(job: Job, labels: LabelSet, source: ModelSource, model: Model, key: str) -> None:
     max_length = int(read_manifest(TOKENIZED)["params"]["max_length"])
     encoder = Encoder.load(source.folder, max_length, trust_remote_code=model.trust_remote_code)
     with output_folder(MODEL) as out:
-        export(accelerator.unwrap_model(job.model), encoder, labels, out)
+        export(job.model, encoder, labels, out)
         write_manifest(
             out,
             inputs={"tokenized": folder_digest(TOKENIZED), "splits": folder_digest(SPLITS)},
@@ -155,9 +179,11 @@ def _export(job: Job, accelerator: Accelerator, labels: LabelSet, source: ModelS
         )
 
 
-def _example(rows: pa.Table) -> str | dict[str, str]:
-    """Return the first row as an input example, cut to a readable length."""
-    text, pair = rows["text"][0].as_py()[:200], rows["text_pair"][0].as_py()
+def _example() -> str | dict[str, str]:
+    """Return the first row of the train split as an input example, cut to a readable length."""
+    first = read_row_ids(SPLITS / "train.parquet")[:1]
+    row = select_rows(ROWS, first, ["row_id", "text", "text_pair"]).to_pylist()[0]
+    text, pair = row["text"][:200], row["text_pair"]
     return text if pair is None else {"text": text, "text_pair": pair[:200]}
 
 
@@ -196,6 +222,7 @@ def _curve_points(point: CurvePoint) -> list[Point]:
             ("grad_norm", point.grad_norm),
             ("epoch", point.epoch),
         )
+        if value is not None
     ]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.code import code_digest
 from pipeline.model_source import ModelSource
-from pipeline.outputs import folder_digest, sha256_json
+from pipeline.outputs import folder_digest, sha256_file, sha256_json
 from pipeline.params import Model, Train
 
 LIBRARIES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
@@ -38,13 +38,34 @@ class ProcessLayout:
 
 
 def run_key(
-    *, tokenized: Path, splits: Path, train: Train, model: Model, source: ModelSource, layout: ProcessLayout
+    *,
+    tokenized: Path,
+    splits: Path,
+    labels: Path,
+    train: Train,
+    model: Model,
+    source: ModelSource,
+    layout: ProcessLayout,
 ) -> str:
-    """Return the identity of a training as 64 hex digits."""
+    """Return the identity of a training as 64 hex digits.
+
+    Args:
+        tokenized: what the tokenize stage wrote.
+        splits: what the split stage wrote.
+        labels: the label set; equal rows can come with another order of classes.
+        train: the recipe.
+        model: the base model as params.yaml names it.
+        source: its files.
+        layout: the processes.
+
+    Raises:
+        SeqtrackError: an output of an earlier stage is missing.
+    """
     return sha256_json(
         {
             "tokens": folder_digest(tokenized),
             "splits": folder_digest(splits),
+            "labels": sha256_file(labels),
             "train": train.model_dump(mode="json", exclude=NOT_IDENTITY),
             "model": model.model_dump(mode="json"),
             "weights": source.digest(),

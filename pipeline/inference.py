@@ -52,12 +52,15 @@ class Classifier:
             SeqtrackError: the folder is missing or of another version.
         """
         manifest = read_manifest(folder)
+        trusted = bool(manifest["params"]["model"]["trust_remote_code"])  # as the user said when it was trained
         with _no_progress_bar():
-            model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                folder, dtype=torch.float32, trust_remote_code=trusted
+            )
         id2label = model.config.id2label
         return Classifier(
             model=model.eval().to(best_device()),
-            encoder=Encoder.load(folder, manifest["max_length"]),
+            encoder=Encoder.load(folder, manifest["max_length"], trust_remote_code=trusted),
             labels=LabelSet(
                 problem_type="single_label_classification", names=tuple(id2label[i] for i in range(len(id2label)))
             ),

@@ -19,6 +19,7 @@ from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, Schema
 
 from pipeline.modeling import quiet_transformers
+from pipeline.outputs import read_manifest
 
 REQUIREMENTS = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 
@@ -30,7 +31,7 @@ def log_transformers_model(
 
     Args:
         run_id: the active run.
-        folder: a folder that `transformers.pipeline` can load.
+        folder: what train wrote, with its manifest.
         example: a text, or `{"text": ..., "text_pair": ...}` where the model reads pairs.
         metadata: facts to store with the model.
 
@@ -39,7 +40,12 @@ def log_transformers_model(
     """
     with quiet_transformers(), _quiet_hub_lookups():
         # Absolute, or MLflow would take a relative path like data/model for somebody's repository on the hub.
-        classifier = transformers.pipeline("text-classification", model=str(folder.resolve()), device="cpu")
+        classifier = transformers.pipeline(
+            "text-classification",
+            model=str(folder.resolve()),
+            device="cpu",
+            trust_remote_code=bool(read_manifest(folder)["params"]["model"]["trust_remote_code"]),
+        )
         logged = mlflow.transformers.log_model(
             classifier,
             name="model",

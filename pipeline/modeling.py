@@ -1,17 +1,20 @@
 """The pretrained encoder with a fresh classification head, and its export.
 
-Promises: weights are float32 in memory (mixed precision is autocast's business); the head is a function of the seed;
-the exported folder works with `transformers.pipeline` and carries class names.
+Promises: weights are float32 in memory (mixed precision is autocast's business); a new head is a function of the seed;
+an encoder is never left random without a word; the exported folder works with `transformers.pipeline` and carries
+class names.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -22,7 +25,7 @@ from pipeline.model_source import ModelSource
 
 
 def load_classifier(source: ModelSource, labels: LabelSet, *, seed: int, trust_remote_code: bool) -> PreTrainedModel:
-    """Load an encoder and put a new classification head on it.
+    """Load an encoder and put a new classification head on it; a head of this shape that it has already stays.
 
     Args:
         source: the pretrained model.
@@ -36,7 +39,8 @@ def load_classifier(source: ModelSource, labels: LabelSet, *, seed: int, trust_r
     torch.manual_seed(seed)
     try:
         with quiet_transformers():
-            model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+            model: PreTrainedModel
+            model, report = AutoModelForSequenceClassification.from_pretrained(
                 source.folder,
                 dtype=torch.float32,
                 num_labels=len(labels.names),
@@ -48,14 +52,32 @@ def load_classifier(source: ModelSource, labels: LabelSet, *, seed: int, trust_r
                 trust_remote_code=trust_remote_code,
                 # PyTorch's fused attention is slower than the plain one in backward passes on a CPU.
                 attn_implementation=None if torch.accelerator.is_available() else "eager",
+                output_loading_info=True,
             )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise SeqtrackError(
             f"cannot load a sequence classifier ({error})",
             where=f"params.yaml: model.name_or_path: {source.name}",
             expected="a transformers encoder with config.json and weights",
         ) from error
+    _require_encoder(model, report, source)
     return model
+
+
+def _require_encoder(model: PreTrainedModel, report: Mapping[str, Any], source: ModelSource) -> None:
+    """Refuse weights of another architecture, which transformers replaces by random ones with no more than a report."""
+    prefix = f"{model.base_model_prefix}."
+    encoder = {name for name in model.state_dict() if name.startswith(prefix)}
+    # Encoders come without a pooler, for one; that is in order.
+    absent = encoder.intersection(report["missing_keys"])
+    misshapen = encoder.intersection(name for name, *_ in report["mismatched_keys"])
+    if misshapen or 2 * len(absent) > len(encoder):
+        raise SeqtrackError(
+            f"the weights do not fit config.json: {len(absent)} of the encoder's {len(encoder)} tensors are missing, "
+            f"{len(misshapen)} have another shape",
+            where=f"params.yaml: model.name_or_path: {source.name}",
+            expected=f"weights of a {model.config.model_type} model",
+        )
 
 
 def export(model: PreTrainedModel, encoder: Encoder, labels: LabelSet, folder: Path) -> None:

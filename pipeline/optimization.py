@@ -30,8 +30,14 @@ class NamedOptimizer:
     names: tuple[str, ...]
 
 
-def build_optimizer(model: torch.nn.Module, train: Train) -> NamedOptimizer:
-    """Return AdamW over all trainable parameters; biases and normalisation weights (one-dimensional) do not decay."""
+def build_optimizer(model: torch.nn.Module, train: Train, *, loss_scaling: bool) -> NamedOptimizer:
+    """Return AdamW over all trainable parameters; biases and normalisation weights (one-dimensional) do not decay.
+
+    Args:
+        model: on its device.
+        train: the recipe.
+        loss_scaling: whether fp16's gradient scaler will drive the optimiser.
+    """
     trainable = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     decayed = [(name, parameter) for name, parameter in trainable if parameter.ndim > 1]
     plain = [(name, parameter) for name, parameter in trainable if parameter.ndim <= 1]
@@ -43,7 +49,8 @@ def build_optimizer(model: torch.nn.Module, train: Train) -> NamedOptimizer:
         lr=train.learning_rate,
         betas=(train.adam_beta1, train.adam_beta2),
         eps=train.adam_epsilon,
-        fused=all(parameter.device.type in {"cpu", "cuda"} for _, parameter in trainable),
+        # A fused optimiser skips steps that overflow by itself, and accelerate would count them as done.
+        fused=not loss_scaling and all(parameter.device.type in {"cpu", "cuda"} for _, parameter in trainable),
     )
     return NamedOptimizer(optimizer=optimizer, names=tuple(name for name, _ in decayed + plain))
 

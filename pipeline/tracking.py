@@ -201,15 +201,16 @@ def tracked_run(run_key: str, experiment_name: str) -> Iterator[TrackedRun]:
             client = mlflow.MlflowClient()
             run = _find(client, run_key) or _create(client, run_key, experiment_name, store.artifact_location)
         active = mlflow.start_run(run_id=run.info.run_id)
-    except MlflowException as error:
+    except (MlflowException, OSError) as error:  # OSError: the folder of a database or of the lock
         raise SeqtrackError(
-            f"the MLflow store cannot be used ({error.message})",
+            f"the MLflow store cannot be used ({error})",
             where=store.tracking_uri,
             fix="check MLFLOW_TRACKING_URI, or unset it to use mlflow.db beside dvc.yaml",
         ) from error
     status = "FAILED"
     try:
-        client.set_tag(run.info.run_id, "seqtrack.git_dirty", str(_git("status", "--porcelain") != "").lower())
+        if (changes := _git("status", "--porcelain")) is not None:
+            client.set_tag(run.info.run_id, "seqtrack.git_dirty", str(changes != "").lower())
         yield TrackedRun(client, active)
         status = "FINISHED"
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """The training loop: Accelerate, any number of processes, resumable at every checkpoint.
 
 Promises: the loss of a step is the mean over its global batch, however it is divided into processes and micro-batches;
+a loss that is no number ends training with an error, within train.logging_steps of where it came up;
 order and dropout are functions of (seed, step), so a training resumed from a checkpoint ends in the same bits as one
 that was never interrupted; only the main process writes, logs and prints.
 """
@@ -8,6 +9,7 @@ that was never interrupted; only the main process writes, logs and prints.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch.optim.lr_scheduler import LRScheduler
+from transformers import PreTrainedModel
 
 from pipeline.batches import BatchPlan, step_seed
 from pipeline.checkpoints import (
@@ -31,6 +34,7 @@ from pipeline.checkpoints import (
 )
 from pipeline.console import facts, progress, say
 from pipeline.distributed_eval import distributed_logits
+from pipeline.errors import SeqtrackError
 from pipeline.metrics import classification_metrics, greater_is_better
 from pipeline.optimization import NamedOptimizer, build_optimizer, build_scheduler
 from pipeline.params import Train, parse_interval
@@ -83,7 +87,7 @@ class Job:
         checkpoints: where state is saved.
     """
 
-    model: torch.nn.Module
+    model: PreTrainedModel
     tokens: TokenStore
     train: LabelledRows
     validation: LabelledRows
@@ -116,7 +120,7 @@ def fit(job: Job, accelerator: Accelerator, listeners: Sequence[Listener]) -> Tr
         The finished state, with the whole history.
 
     Raises:
-        SeqtrackError: a checkpoint cannot be written.
+        SeqtrackError: the loss is no longer a number, or a checkpoint cannot be written.
     """
     trainer = _Trainer(job, accelerator, listeners if accelerator.is_main_process else ())
     trainer.announce()
@@ -124,7 +128,7 @@ def fit(job: Job, accelerator: Accelerator, listeners: Sequence[Listener]) -> Tr
     state = trainer.run()
     accelerator.wait_for_everyone()
     assert state.best_step is not None  # the last step is always evaluated
-    load_weights(job.checkpoints.path(state.best_step), accelerator.unwrap_model(trainer.model))
+    load_weights(job.checkpoints.path(state.best_step), job.model)
     return state
 
 
@@ -154,10 +158,14 @@ class _Trainer:
         self.plan = plan_of(job, accelerator.num_processes)
         self.main = accelerator.is_main_process
         job.model.to(accelerator.device)
-        self.named: NamedOptimizer = build_optimizer(job.model, self.recipe)
-        self.model, self.optimizer = accelerator.prepare(job.model, self.named.optimizer)
-        # Not prepared: accelerate would step it once per process, and it must count optimisation steps.
+        self.named: NamedOptimizer = build_optimizer(
+            job.model, self.recipe, loss_scaling=accelerator.scaler is not None
+        )
+        # Not prepared: accelerate would step it once per process, and it must count optimisation steps. Built first:
+        # it wraps the optimiser's step, and so does accelerate's loss scaling.
         self.scheduler: LRScheduler = build_scheduler(self.named.optimizer, self.recipe, self.plan.total_steps)
+        # What is prepared computes with job.model's own parameters, so job.model is what is saved and loaded.
+        self.model, self.optimizer = accelerator.prepare(job.model, self.named.optimizer)
         self.state = TrainingState()
         self.interval = parse_interval(self.recipe.checkpoint.every)
         self.last_checkpoint = time.monotonic()
@@ -200,9 +208,7 @@ class _Trainer:
         step = self._broadcast(-1 if found is None else found.step)
         if step >= 0:
             path = self.job.checkpoints.path(step)
-            self.state = load_training(
-                path, self.accelerator.unwrap_model(self.model), self.named, self.scheduler, self.accelerator.scaler
-            )
+            self.state = load_training(path, self.job.model, self.named, self.scheduler, self.accelerator.scaler)
             if self.main:
                 say(f"train: resuming after step {step:,} of {self.plan.total_steps:,} from {path}")
         for listener in self.listeners:
@@ -255,7 +261,7 @@ class _Trainer:
         inputs = self._inputs(self.job.train.positions[indices])
         labels = torch.from_numpy(self.job.train.labels[indices]).to(self.accelerator.device, non_blocking=True)
         logits = self.model(**inputs).logits
-        return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")  # accelerate made them float32
 
     def _inputs(self, positions: npt.NDArray[np.int64]) -> dict[str, torch.Tensor]:
         batch = self.job.tokens.batch(positions)
@@ -290,8 +296,8 @@ class _Trainer:
     def _checkpoint_is_due(self) -> bool:
         amount, unit = self.interval.amount, self.interval.unit
         if unit == "minutes":
-            # Processes may disagree by a step; only the main one writes, so nothing depends on it.
-            return time.monotonic() - self.last_checkpoint >= 60 * amount
+            # One process decides: saving starts with summing up losses, in which all must take part.
+            return bool(self._broadcast(int(time.monotonic() - self.last_checkpoint >= 60 * amount)))
         steps = amount if unit == "steps" else amount * self.plan.steps_per_epoch
         # Whether a multiple of a possibly fractional distance lies within this step.
         return int(self.state.step / steps) > int((self.state.step - 1) / steps)
@@ -303,18 +309,31 @@ class _Trainer:
         by_step = self.accelerator.reduce(torch.stack(self.pending), reduction="sum").tolist()
         self.pending = []
         # Added one by one, so that the sum does not depend on how often this is called.
-        for loss in by_step:
+        for step, loss in enumerate(by_step, start=self.state.step - len(by_step) + 1):
+            if not math.isfinite(loss):
+                raise self._diverged(f"the training loss of step {step:,} is {loss}")
             self.state.curve_loss += loss
             self.state.evaluation_loss += loss
 
+    def _diverged(self, sign: str) -> SeqtrackError:
+        remedies = ["lower train.learning_rate", "raise train.warmup_ratio"]
+        if not self.recipe.max_grad_norm:
+            remedies.append("set train.max_grad_norm to 1.0")
+        if self.accelerator.mixed_precision == "fp16":
+            remedies.append("set launch.mixed_precision to bf16 or no")
+        return SeqtrackError(f"training diverged: {sign}", where="params.yaml: train", fix=", or ".join(remedies))
+
     def _log(self, grad_norm: float) -> None:
         state = self.state
+        skipped = self.accelerator.optimizer_step_was_skipped
+        if not skipped and not math.isfinite(grad_norm):
+            raise self._diverged(f"the gradient norm of step {state.step:,} is {grad_norm}")
         point = CurvePoint(
             step=state.step,
             epoch=self.plan.epoch_at(state.step),
             loss=state.curve_loss / state.curve_examples,
             learning_rate=self.learning_rate,
-            grad_norm=grad_norm,
+            grad_norm=None if skipped else grad_norm,
         )
         state.curve.append(point)
         state.curve_loss, state.curve_examples = 0.0, 0
@@ -333,6 +352,8 @@ class _Trainer:
             self.recipe.per_device_eval_batch_size,
             self.accelerator,
         )
+        if not np.isfinite(logits).all():
+            raise self._diverged(f"the outputs for the validation split after step {state.step:,} are not finite")
         metrics = classification_metrics(logits, self.job.validation.labels, self.job.label_names)
         self.clock.started += time.perf_counter() - paused  # throughput is that of training
         evaluation = Evaluation(
@@ -358,9 +379,7 @@ class _Trainer:
         self.last_checkpoint = time.monotonic()
         if not self.main:
             return
-        self.job.checkpoints.save(
-            self.accelerator.unwrap_model(self.model), self.named, self.scheduler, self.accelerator.scaler, self.state
-        )
+        self.job.checkpoints.save(self.job.model, self.named, self.scheduler, self.accelerator.scaler, self.state)
         for listener in self.listeners:
             listener.on_checkpoint(self.job.checkpoints, self.state)
 

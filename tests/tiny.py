@@ -55,7 +55,8 @@ def save_tiny_classifier(folder: Path, texts: Iterable[str], names: Sequence[str
         model.classifier.bias.copy_(-model.classifier.weight @ pooled.mean(dim=0))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    write_manifest(folder, inputs={}, params={}, rows={}, run_key="0" * 64, max_length=max_length)
+    params = {"model": {"trust_remote_code": False}}
+    write_manifest(folder, inputs={}, params=params, rows={}, run_key="0" * 64, max_length=max_length)
 
 
 def _config(tokenizer: PreTrainedTokenizerFast, **head: Any) -> BertConfig:

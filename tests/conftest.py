@@ -1,0 +1,65 @@
+"""What several files' tests share because making it takes seconds: an MLflow store. Settings of hypothesis."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# A busy machine is no failure.
+settings.register_profile("busy", deadline=None)
+settings.load_profile("busy")
+
+REPOSITORY = Path(__file__).parent.parent
+RACE = """
+import sys
+import mlflow.entities, mlflow.exceptions
+from pipeline.tracking import tracked_run
+print("ready", flush=True)
+sys.stdin.readline()
+with tracked_run("9" * 64, "texts") as run:
+    print(run.run_id)
+"""
+
+
+@pytest.fixture(scope="session")
+def mlflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("repository")
+
+
+@pytest.fixture(scope="session")
+def racers(mlflow_home: Path) -> list[tuple[int, str, str]]:
+    """Two processes that use an MLflow store first, at once: status, standard output and standard error of each."""
+    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+    environment |= {"DVC_ROOT": str(mlflow_home), "PYTHONPATH": str(REPOSITORY)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACE],
+            cwd=mlflow_home,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for racer in started:
+        assert racer.stdout is not None
+        racer.stdout.readline()  # all have imported all they need
+    for racer in started:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    outputs = [racer.communicate(timeout=120) for racer in started]
+    return [(racer.returncode, *output) for racer, output in zip(started, outputs, strict=True)]
+
+
+@pytest.fixture(scope="session")
+def mlflow_root(mlflow_home: Path, racers: object) -> Path:
+    """The root of a repository whose MLflow store the racers made."""
+    return mlflow_home

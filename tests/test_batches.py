@@ -1,0 +1,103 @@
+"""The order of training, for any size and any division among processes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.batches import BatchPlan, step_seed
+
+SIZES = st.integers(1, 12)
+PLANS = st.builds(
+    BatchPlan,
+    rows=st.integers(1, 200),
+    per_device_batch_size=SIZES,
+    world_size=st.integers(1, 5),
+    accumulation=st.integers(1, 5),
+    epochs=st.sampled_from([0.01, 0.5, 1.0, 1.1, 2.0, 2.5]),
+    seed=st.integers(0, 2**32 - 1),
+)
+
+
+@given(PLANS, st.integers(0, 3))
+def test_an_epoch_has_every_row_once(plan: BatchPlan, epoch: int) -> None:
+    steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
+    batches = [plan.global_batch(step) for step in steps]
+    assert sorted(np.concatenate(batches)) == list(range(plan.rows))
+    assert all(len(batch) == plan.total_batch_size for batch in batches[:-1])
+
+
+@given(st.integers(1, 200), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(0, 99))
+def test_global_batches_do_not_depend_on_who_computes_them(
+    rows: int, per_device: int, world: int, accumulation: int, seed: int
+) -> None:
+    def plan(per_device: int, world: int, accumulation: int) -> BatchPlan:
+        return BatchPlan(
+            rows=rows,
+            per_device_batch_size=per_device,
+            world_size=world,
+            accumulation=accumulation,
+            epochs=2.0,
+            seed=seed,
+        )
+
+    divided, whole = plan(per_device, world, accumulation), plan(per_device * world * accumulation, 1, 1)
+    assert divided.total_steps == whole.total_steps
+    for step in range(whole.total_steps):
+        assert np.array_equal(divided.global_batch(step), whole.global_batch(step))
+
+
+@given(PLANS, st.integers(0, 50))
+def test_micro_batches_partition_the_global_batch(plan: BatchPlan, step: int) -> None:
+    ranks = [plan.micro_batches(step, rank) for rank in range(plan.world_size)]
+    assert all(len(micro) == plan.accumulation for micro in ranks)
+    counted = [micro.indices for rank in ranks for micro in rank if micro.counts]
+    assert sorted(np.concatenate(counted)) == sorted(plan.global_batch(step))
+    for micro in (micro for rank in ranks for micro in rank):
+        assert 1 <= len(micro.indices) <= plan.per_device_batch_size
+    sizes = [len(indices) for indices in counted]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@given(PLANS)
+def test_any_step_is_found_without_those_before_it(plan: BatchPlan) -> None:
+    last = plan.total_steps - 1
+    found = plan.global_batch(last)
+    for step in range(plan.total_steps):
+        plan.global_batch(step)
+    assert np.array_equal(plan.global_batch(last), found)
+
+
+@given(PLANS)
+def test_epochs_are_whole_steps_and_at_least_one(plan: BatchPlan) -> None:
+    assert plan.total_steps >= 1
+    assert plan.epochs - 1e-9 <= plan.epoch_at(plan.total_steps) < plan.epochs + 1 / plan.steps_per_epoch + 1e-9
+    ends = [step for step in range(1, plan.total_steps + 1) if plan.ends_epoch(step)]
+    assert len(ends) == math.floor(plan.epoch_at(plan.total_steps))
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1.1, 55), (2.2, 110), (0.7, 35), (2.0, 100), (0.001, 1), (1.01, 51)])
+def test_fractions_of_an_epoch_do_not_gain_a_step_from_rounding(epochs: float, steps: int) -> None:
+    plan = BatchPlan(rows=500, per_device_batch_size=10, world_size=1, accumulation=1, epochs=epochs, seed=0)
+    assert plan.total_steps == steps
+
+
+def test_epochs_and_seeds_give_other_orders() -> None:
+    def order(seed: int, epoch: int) -> list[int]:
+        plan = BatchPlan(rows=50, per_device_batch_size=50, world_size=1, accumulation=1, epochs=9.0, seed=seed)
+        return plan.global_batch(epoch).tolist()
+
+    assert order(1, 0) != order(1, 1)
+    assert order(1, 0) != order(2, 0)
+    assert order(1, 1) != order(2, 0)
+
+
+def test_seeds_of_steps_and_processes_differ() -> None:
+    seeds = {step_seed(seed, step, rank) for seed in range(4) for step in range(50) for rank in range(4)}
+    assert len(seeds) == 4 * 50 * 4
+    assert all(0 <= seed < 2**64 for seed in seeds)
+    assert step_seed(13, 5, 0) == step_seed(13, 5, 0)
