@@ -208,6 +208,13 @@ class Launch(Section):
     config_file: str = ""
     """An accelerate config file, for everything that has no key here."""
 
+    @model_validator(mode="after")
+    def _several_processes_are_started(self) -> Launch:
+        # Without one of these accelerate starts a single process, and says nothing.
+        if self.num_processes > 1 and not self.multi_gpu and not self.config_file:
+            raise ValueError(f"num_processes {self.num_processes} needs launch.multi_gpu: true, on a CPU too")
+        return self
+
 
 class Evaluate(Section):
     """How the final scores are computed."""

@@ -129,6 +129,12 @@ def test_learning_rates_are_numbers_as_people_write_them(tmp_path: Path, number:
             "eval_strategy: steps",
             "train: eval_strategy steps needs train.eval_steps, for example 500",
         ),
+        (
+            "launch",
+            "num_processes",
+            "num_processes: 2",
+            "launch: num_processes 2 needs launch.multi_gpu: true, on a CPU too",
+        ),
         ("fetch", "source", "source: hub", "fetch: source hub needs fetch.name, for example nyu-mll/glue"),
         (
             "train",
@@ -142,7 +148,8 @@ def test_learning_rates_are_numbers_as_people_write_them(tmp_path: Path, number:
 def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, section: str, key: str, line: str, problem: str) -> None:
     message = complaint(changed(section, key, line), tmp_path)
     assert problem in message
-    place = {"split.ratios:": line_of("split", "ratios"), "train: ": line_of("train"), "fetch: ": line_of("fetch")}
+    place = {"split.ratios:": line_of("split", "ratios")}
+    place |= {f"{name}: ": line_of(name) for name in ("train", "fetch", "launch")}
     expected = next((at for start, at in place.items() if problem.startswith(start)), line_of(section, key))
     assert message.startswith(f"params.yaml:{expected}: ")
 
