@@ -213,6 +213,8 @@ class Launch(Section):
         # Without one of these accelerate starts a single process, and says nothing.
         if self.num_processes > 1 and not self.multi_gpu and not self.config_file:
             raise ValueError(f"num_processes {self.num_processes} needs launch.multi_gpu: true, on a CPU too")
+        if self.multi_gpu and self.num_processes == 1:
+            raise ValueError("multi_gpu needs launch.num_processes of at least 2; one GPU needs no multi_gpu")
         return self
 
 

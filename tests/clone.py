@@ -118,7 +118,8 @@ class Clone:
         launch = YAML(typ="safe").load(self.folder / "params.yaml")["launch"]
         flags = []
         for name, value in launch.items():
-            flags += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+            if value is not False:
+                flags += [f"--{name}"] if value is True else [f"--{name}", str(value)]
         return flags
 
     def checkpoint_steps(self) -> list[int]:

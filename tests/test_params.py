@@ -129,6 +129,7 @@ def test_learning_rates_are_numbers_as_people_write_them(tmp_path: Path, number:
             "eval_strategy: steps",
             "train: eval_strategy steps needs train.eval_steps, for example 500",
         ),
+        ("launch", "multi_gpu", "multi_gpu: true", "launch: multi_gpu needs launch.num_processes of at least 2"),
         (
             "launch",
             "num_processes",
