@@ -15,7 +15,7 @@ from typing import Final
 
 from pipeline.errors import SeqtrackError
 from pipeline.params import Data
-from pipeline.reading import shorten
+from pipeline.reading_base import shorten
 
 # Names are compared in lower case, with spaces and hyphens as underscores: "Text Pair" is text_pair.
 PAIR_NAMES: Final = (
@@ -32,6 +32,8 @@ PAIR_NAMES: Final = (
     ("question", "passage"),  # BoolQ
     ("query", "passage"),
     ("query", "document"),
+    ("文本1", "文本2"),
+    ("句子1", "句子2"),
 )
 # Best first; names in one group are equally good, so that two of them in one file are ambiguous.
 TEXT_NAMES: Final = (
@@ -41,11 +43,14 @@ TEXT_NAMES: Final = (
         *("text1", "text_a", "sentence1", "sentence_a", "sequence1", "question1", "premise", "#1_string"),
     ),
     ("title", "headline", "question", "query", "description", "summary"),
+    ("文本", "内容", "句子", "评论", "正文"),
+    ("标题",),
 )
 LABEL_NAMES: Final = (
     ("label",),
     ("labels", "class", "category", "target", "sentiment", "gold_label", "is_duplicate", "quality", "intent", "topic"),
-    ("score", "rating", "stars"),
+    ("score", "similarity", "rating", "stars"),
+    ("标签", "类别", "分类"),
 )
 SPLIT_NAME: Final = "split"
 
@@ -54,6 +59,15 @@ _SPLIT_WORDS: Final = {
     "validation": ("validation", "valid", "val", "dev", "devel", "development", "eval"),
     "test": ("test", "testing"),
 }
+
+KNOWN_NAMES: Final = frozenset(
+    {name for group in (*PAIR_NAMES, *TEXT_NAMES, *LABEL_NAMES) for name in group}
+    | {SPLIT_NAME, "id", "idx", "index", "guid", "uid"}
+)
+"""Folded names by which a header line is known."""
+
+# What reading calls the columns of a file without a header line: a part where their values show one.
+_MADE_UP: Final = re.compile(r"column [0-9]+(?: \((text|text_pair|label)\))?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +78,16 @@ class Columns:
     text_pair: str | None
     label: str | None
     split: str | None
+
+
+def made_up_name(number: int, part: str | None = None) -> str:
+    """Return the name of a column that has none: `column 2`, or `column 2 (label)` where its part is known."""
+    return f"column {number} ({part})" if part else f"column {number}"
+
+
+def fold(name: str) -> str:
+    """Return a column name as it is compared: in lower case, spaces and hyphens as underscores."""
+    return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
 def find_columns(found: Sequence[str], data: Data, *, where: str, label_needed: bool) -> Columns:
@@ -81,14 +105,22 @@ def find_columns(found: Sequence[str], data: Data, *, where: str, label_needed: 
             not found, or several could be meant.
     """
     mapped = {data.text, data.text_pair, data.label}
-    split = next((name for name in found if _fold(name) == SPLIT_NAME and name not in mapped), None)
+    split = next((name for name in found if fold(name) == SPLIT_NAME and name not in mapped), None)
     label_needed = label_needed and split is None
     text = _mapped(found, data.text, "data.text", where)
     pair = _mapped(found, data.text_pair, "data.text_pair", where)
-    has_label = label_needed or any(_fold(name) == _fold(data.label or "") for name in found)
+    has_label = label_needed or any(fold(name) == fold(data.label or "") for name in found)
     label = _mapped(found, data.label, "data.label", where) if has_label else None
     _check_distinct({"data.text": text, "data.text_pair": pair, "data.label": label}, where)
     free = [name for name in found if name not in {text, pair, label, split}]
+    shown = _shown_parts(found)
+    if shown and text is None and pair is None:
+        text, pair = shown.get("text"), shown.get("text_pair")
+        if data.label is None:
+            label = shown.get("label")
+            if label is None and label_needed:
+                raise _nothing(found, "label", "label in data.columns", "data.columns", where)
+        return Columns(text=str(text), text_pair=pair, label=label, split=None)
     if text is None and pair is None:
         text, pair = _find_text(free, where)
     elif text is None:
@@ -114,16 +146,20 @@ def check_same_columns(columns: Mapping[str, Columns]) -> None:
     """
     for part, key in (("text", "data.text"), ("text_pair", "data.text_pair"), ("label", "data.label")):
         seen: dict[str | None, str] = {}  # folded name to the first file and its spelling
+        nameless: dict[str | None, str] = {}
         for file, its in columns.items():
             name: str | None = getattr(its, part)
             if name is None and part == "label":
                 continue
-            seen.setdefault(name and _fold(name), f"{file}: {name or 'none'}")
-        if len(seen) > 1:
+            # A column without a name agrees with any name, but not with there being no such column.
+            group = nameless if name and _MADE_UP.fullmatch(name) else seen
+            group.setdefault(name and fold(name), f"{file}: {name or 'none'}")
+        if len(seen) > 1 or (None in seen and nameless):
             raise SeqtrackError(
                 f"files name the column for {part} differently",
-                found=", ".join(seen.values()),
-                fix=f"rename the columns so that they agree, or set {key} to one that all files have",
+                found=", ".join([*seen.values(), *nameless.values()]),
+                fix="rename the columns (for files without a header line: those in data.columns) so that they agree, "
+                f"or set {key} to one that all files have",
             )
 
 
@@ -144,21 +180,32 @@ def split_of_name(path: Path) -> str | None:
     return splits[0] if splits else None
 
 
+def split_of_source(name: str) -> str | None:
+    """Return the split that a path below data.path means, its last part that names one: `train/part-0.csv` is train.
+
+    Raises:
+        SeqtrackError: a part has words of two splits.
+    """
+    return next((split for part in reversed(Path(name).parts) if (split := split_of_name(Path(part)))), None)
+
+
 def split_of_value(value: str) -> str | None:
     """Return the split that a value of the split column means, None if it means none."""
     word = value.strip().lower()
     return next((split for split, names in _SPLIT_WORDS.items() if word in names), None)
 
 
-def _fold(name: str) -> str:
-    return re.sub(r"[\s-]+", "_", name.strip().lower())
+def _shown_parts(found: Sequence[str]) -> dict[str, str]:
+    """Return part to column for columns without names whose values show what they are."""
+    matches = [match for name in found if (match := _MADE_UP.fullmatch(name))]
+    return {match[1]: match[0] for match in matches if match[1]} if len(matches) == len(found) else {}
 
 
 def _mapped(found: Sequence[str], name: str | None, key: str, where: str) -> str | None:
     """Return the column that params.yaml names: as written, or the only one that differs in case and spaces."""
     if name is None or name in found:
         return name
-    alike = [column for column in found if _fold(column) == _fold(name)]
+    alike = [column for column in found if fold(column) == fold(name)]
     if len(alike) == 1:
         return alike[0]
     nearest = difflib.get_close_matches(name, found, n=1, cutoff=0.0)
@@ -202,7 +249,7 @@ def _find_text(names: Sequence[str], where: str) -> tuple[str, str | None]:
 
 def _find_text_for(names: Sequence[str], pair: str, where: str) -> str:
     """Find the first text of a pair whose second one params.yaml names."""
-    partners = [first for first, second in PAIR_NAMES if second == _fold(pair)]
+    partners = [first for first, second in PAIR_NAMES if second == fold(pair)]
     text = _best(names, (tuple(partners), *TEXT_NAMES), "data.text", "text", where)
     if text is None:
         raise _nothing(names, "text", _listed(TEXT_NAMES), "data.text", where)
@@ -211,15 +258,15 @@ def _find_text_for(names: Sequence[str], pair: str, where: str) -> str:
 
 def _find_pair_for(names: Sequence[str], text: str) -> str | None:
     """Find the second text that goes with a first one that params.yaml names; there need not be one."""
-    partners = {second for first, second in PAIR_NAMES if first == _fold(text)} | {"text_pair"}
-    found = [name for name in names if _fold(name) in partners]
+    partners = {second for first, second in PAIR_NAMES if first == fold(text)} | {"text_pair"}
+    found = [name for name in names if fold(name) in partners]
     return found[0] if len(found) == 1 else None
 
 
 def _best(names: Sequence[str], groups: Iterable[tuple[str, ...]], key: str, part: str, where: str) -> str | None:
     """Return the one column of the best group that has any."""
     for group in groups:
-        found = [name for name in names if _fold(name) in group]
+        found = [name for name in names if fold(name) in group]
         if len(found) > 1:
             raise _ambiguous(found, part, key, where)
         if found:
@@ -228,7 +275,7 @@ def _best(names: Sequence[str], groups: Iterable[tuple[str, ...]], key: str, par
 
 
 def _called(names: Sequence[str], wanted: str) -> list[str]:
-    return [name for name in names if _fold(name) == wanted]
+    return [name for name in names if fold(name) == wanted]
 
 
 def _ambiguous(options: Sequence[str], part: str, key: str, where: str) -> SeqtrackError:

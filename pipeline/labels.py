@@ -13,13 +13,14 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Literal, get_args
 
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import SeqtrackError
 from pipeline.outputs import canonical_json, read_json, write_json
 
-ProblemType = Literal["single_label_classification"]
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 # No exponent: Decimal would take one, and a name such as 1e999999 must not cost memory or time.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
@@ -32,7 +33,7 @@ class LabelSet:
 
     Attributes:
         problem_type: transformers' name for the task.
-        names: class names in id order.
+        names: class names in id order; none in regression.
     """
 
     problem_type: ProblemType
@@ -123,6 +124,53 @@ def label_text(value: object) -> str | None:
     if isinstance(value, int | float):
         return repr(value)
     raise TypeError(f"a {'list' if isinstance(value, list) else 'JSON object'}")
+
+
+def label_texts(value: object, delimiter: str | None = None) -> str | tuple[str, ...] | None:
+    """Return what a value in a file says about the label: one class, several, or nothing.
+
+    Args:
+        value: a scalar, or a list of scalars.
+        delimiter: what separates several classes in one string; None takes a string as one class.
+
+    Returns:
+        One class as `label_text` gives it; several as a tuple in natural order, each once, () for an empty list: a row
+        of multi-label data may be of no class. None: no label.
+
+    Raises:
+        TypeError: the value is an object, or a list that holds anything but class names.
+    """
+    if isinstance(value, str) and delimiter is not None:
+        stripped = value.strip()
+        return natural_order(name for part in stripped.split(delimiter) if (name := part.strip())) if stripped else None
+    if not isinstance(value, list):
+        return label_text(value)
+    names = [label_text(item) for item in value]
+    if None in names:
+        raise TypeError("a list with an empty label in it")
+    return natural_order(name for name in names if name is not None)
+
+
+def joined(names: Iterable[str]) -> str:
+    """Return several classes as one string, as canonical rows hold them: a JSON list, the same for equal sets."""
+    return orjson.dumps(natural_order(names)).decode()
+
+
+def parted(label: str) -> tuple[str, ...]:
+    """Return what `joined` was given.
+
+    Raises:
+        ValueError: the string is not what `joined` returns.
+    """
+    names = orjson.loads(label)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"not a list of labels: {label!r}")
+    return tuple(names)
+
+
+def is_number(name: str) -> bool:
+    """Return whether a label is a finite number: "3", "-0.5", "1e-3"."""
+    return _FLOAT.fullmatch(name) is not None and math.isfinite(float(name))
 
 
 def is_fraction(name: str) -> bool:

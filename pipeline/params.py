@@ -61,7 +61,7 @@ class Data(Section):
     """Which files to read and what their columns mean."""
 
     path: NonEmpty
-    """A folder or file to read; `data/fetched` is what the fetch stage wrote."""
+    """A folder, file or pattern such as `raw/*.csv` to read; `data/fetched` is what the fetch stage wrote."""
     text: str | None
     """Column with the text; null finds it by the names people use."""
     text_pair: str | None
@@ -70,13 +70,84 @@ class Data(Section):
     """Column with the label; null finds it by name."""
     label_names: Names | None
     """The closed label set in class order; null takes the labels seen, in natural order."""
+    group_by: str | None = None
+    """Column that names a document, user, ...: rows of one group stay in one split; null: rows stand alone."""
+    time: str | None = None
+    """Column with dates, times or numbers, for split.assignment time."""
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = None
+    """The task; null infers it from the labels."""
+    label_delimiter: str | None = Field(default=None, min_length=1)
+    """What separates several labels in one string, for example `|`; null takes a string as one label."""
+    labels_path: str | None = None
+    """A file with one label per line, beside a text file with one text per line that data.path is or holds."""
+    encoding: str | None = None
+    """Character encoding, for example `gb18030`; null finds it."""
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    """What separates the fields of CSV and TSV; null finds it."""
+    quoting: Literal["none", "minimal"] | None = None
+    """`none`: quotes are part of the text; `minimal`: they delimit fields; null finds out."""
+    header: bool | None = None
+    """Whether delimited files start with a line of column names; null finds out."""
+    columns: Names | None = None
+    """Column names for files without a header line, in file order."""
+
+
+# What a check that finds something does: `error` stops the stage, `warn` says so, `drop` rejects the rows it found,
+# `off` does not look. Each check takes those that make sense for it.
+UnfitRows = Literal["error", "drop"]  # rows that cannot be kept, so that neither warn nor off is possible
+DoubtfulRows = Literal["error", "warn", "drop", "off"]
+WholeData = Literal["error", "warn", "off"]  # what no single row is to blame for
+
+
+class Policy(Section):
+    """What each check of the validate stage does when it finds something; the checks' modules say what they look for.
+
+    A check that params.yaml does not list keeps the value given here.
+    """
+
+    schema_: UnfitRows = Field(default="drop", alias="schema")  # pydantic keeps the plain name for itself
+    """Rows that are not as their file says: ragged, not JSON, of the wrong type, of an unknown split."""
+    encoding: UnfitRows = "drop"
+    """Rows with bytes that are not text in the file's encoding."""
+    empty_text: UnfitRows = "drop"
+    """Rows without a text, or with white space alone."""
+    missing_label: UnfitRows = "drop"
+    """Rows without a label outside the test split."""
+    unknown_label: UnfitRows = "drop"
+    """Rows with a label that is not in data.label_names."""
+    mojibake: DoubtfulRows = "warn"
+    """Rows whose text was decoded wrongly before it got here."""
+    characters: DoubtfulRows = "warn"
+    """Rows with control, invisible or private characters."""
+    length: WholeData = "warn"
+    """Texts far longer than the rest, or many cut at one length."""
+    scripts: WholeData = "warn"
+    """Rows in another writing system than most."""
+    small_classes: WholeData = "warn"
+    """Classes with too few rows to learn from and to divide."""
+    imbalance: WholeData = "warn"
+    """A class far larger than another."""
+    exact_duplicates: WholeData = "warn"
+    """Rows with the same text but for case, width, punctuation and spacing."""
+    conflicting_labels: WholeData = "warn"
+    """The same text with different labels."""
+    label_in_text: WholeData = "warn"
+    """Texts that hold the name of their class: a shortcut."""
+    length_shift: WholeData = "warn"
+    """Texts of given splits that differ in length from those of train."""
+    label_shift: WholeData = "warn"
+    """Given splits whose shares of classes differ from those of train."""
+    vocabulary_shift: WholeData = "warn"
+    """Given splits with many words that train does not have."""
 
 
 class Validate(Section):
-    """What makes a row acceptable."""
+    """What makes rows, and the data as a whole, acceptable."""
 
     max_rejected_ratio: Fraction
     """Largest share of rows that may be rejected before the stage fails."""
+    policy: Policy = Policy()
+    """What each check does when it finds something."""
 
 
 class Ratios(Section):
@@ -104,11 +175,28 @@ class Split(Section):
     """Jaccard similarity of word shingles from which two texts are near duplicates."""
     shingle_size: Annotated[int, Field(ge=1, le=10)]
     """Words (characters for Chinese and Japanese) in a shingle."""
-    assignment: Literal["hash", "exact"]
-    """`hash`: a row's split depends on its own text alone, so rows added later move no old row, and the ratios hold in
-    expectation; `exact`: every class is cut at exactly the ratios, and added rows may move old ones."""
+    assignment: Literal["hash", "exact", "time"]
+    """`hash`: a row's split depends on its own text (or group) alone, so rows added later move no old row, and the
+    ratios hold in expectation; `exact`: every class is cut at exactly the ratios, and added rows may move old ones;
+    `time`: the oldest rows by data.time train, the newest test, equal times together."""
+    folds: Annotated[int, Field(ge=2, le=1000)] | None
+    """Cross-validation: cut the rows into this many folds; null divides by the ratios alone."""
+    fold: Annotated[int, Field(ge=0)]
+    """With folds: the fold, from 0, that is test, or validation where your files have a test split."""
+    on_leak: Literal["drop_from_train", "drop_from_test", "fail"]
+    """What to do with rows that your own splits share: clean train, clean test, or stop."""
+    partial_overlap: Literal["report", "drop_from_train"]
+    """What to do when one sentence of a pair stands in two splits: name the rows, or drop those in train, too."""
     num_perm: Annotated[int, Field(ge=16, le=1024)]
     """MinHash permutations: more find more candidates; every candidate is verified exactly."""
+
+    @model_validator(mode="after")
+    def _fold_is_one_of_them(self) -> Split:
+        if self.folds is not None and self.fold >= self.folds:
+            raise ValueError(f"fold must be below folds ({self.folds}): folds are numbered from 0, found {self.fold}")
+        if self.folds is not None and self.assignment == "time":
+            raise ValueError("assignment time cuts once, at the ratios: set folds to null")
+        return self
 
 
 class Tokenize(Section):

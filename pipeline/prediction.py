@@ -25,7 +25,7 @@ from pipeline.inference import Classifier
 from pipeline.outputs import output_folder, sha256_file, write_manifest
 from pipeline.params import Data
 from pipeline.probabilities import probabilities
-from pipeline.reading import Defect, format_of, shorten
+from pipeline.reading import Defect, Format, format_of, shorten
 from pipeline.rows import read_row_ids, select_rows
 
 ID_NAMES = ("id", "idx", "index", "guid")  # best first, whatever their case
@@ -90,6 +90,8 @@ def open_source(path: Path, data: Data, *, rows: Path) -> Source:
     """
     if not path.is_file():
         raise SeqtrackError("file not found", where=f"params.yaml: predict.path: {path}")
+    # The labels of the training files are not those of this one.
+    data = data.model_copy(update={"labels_path": None})
     return _split_source(path, rows) if path.suffix == ".parquet" else _file_source(path, data)
 
 
@@ -168,13 +170,14 @@ def _split_source(path: Path, rows: Path) -> Source:
 
 
 def _file_source(path: Path, data: Data) -> Source:
-    found = format_of(path).shape(path).columns
+    kind = format_of(path, data)
+    found = kind.shape(path).columns
     columns = find_columns(found, data, where=str(path), label_needed=False)
     id_column = _id_column(found, columns)
     parts = {"text": columns.text, "text_pair": columns.text_pair, "id": id_column or "row number from 0"}
 
     def examples() -> Iterator[Example]:
-        return _read(path, columns, id_column)
+        return _read(kind, path, columns, id_column)
 
     return Source(
         path=path,
@@ -191,9 +194,9 @@ def _id_column(found: tuple[str, ...], columns: Columns) -> str | None:
     return next((by_name[name] for name in ID_NAMES if name in by_name), None)
 
 
-def _read(path: Path, columns: Columns, id_column: str | None) -> Iterator[Example]:
+def _read(kind: Format, path: Path, columns: Columns, id_column: str | None) -> Iterator[Example]:
     numbers = count()
-    for row in format_of(path).rows(path):
+    for row in kind.rows(path):
         where = f"{path}:{row.line}"
         if isinstance(row, Defect):
             raise SeqtrackError(f"the row cannot be read: {row.reason}: {row.detail}", where=where)

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.columns import PAIR_NAMES, Columns, check_same_columns, find_columns, split_of_name, split_of_value
+from pipeline.columns import (
+    PAIR_NAMES,
+    Columns,
+    check_same_columns,
+    find_columns,
+    made_up_name,
+    split_of_name,
+    split_of_source,
+    split_of_value,
+)
 from pipeline.errors import SeqtrackError
 from pipeline.params import Data
 
@@ -34,6 +43,8 @@ def find(*found: str, label_needed: bool = True, **mapped: str) -> Columns:
         ("index,genre,sentence1,sentence2,label1,gold_label", "sentence1", "sentence2", "gold_label"),
         ("Text-Pair,Text,Label", "Text", "Text-Pair", "Label"),
         (" text, label", " text", None, " label"),
+        ("编号 内容 标签", "内容", None, "标签"),
+        ("sentence1 sentence2 similarity", "sentence1", "sentence2", "similarity"),
     ],
 )
 def test_columns_are_found_by_the_names_people_use(found: str, text: str, pair: str | None, label: str | None) -> None:
@@ -144,3 +155,27 @@ def test_splits_of_values() -> None:
         None,
         None,
     ]
+
+
+def test_columns_without_names_have_parts_where_reading_found_them() -> None:
+    text, label, other = made_up_name(3, "text"), made_up_name(1, "label"), made_up_name(2)
+    assert find(label, other, text) == Columns(text=text, text_pair=None, label=label, split=None)
+    with pytest.raises(SeqtrackError, match=r"no column for the label.*data\.columns"):
+        find(other, text)
+    assert find(other, text, label_needed=False).label is None
+
+
+def test_columns_without_names_agree_with_any_name() -> None:
+    named = Columns(text="sentence", text_pair=None, label="label", split=None)
+    check_same_columns({"a": named, "b": Columns(text="column 1 (text)", text_pair=None, label=None, split=None)})
+    pair = Columns(text="column 1 (text)", text_pair="column 2 (text_pair)", label=None, split=None)
+    with pytest.raises(SeqtrackError, match=r"text_pair differently.*a: none, b: column 2"):
+        check_same_columns({"a": named, "b": pair})
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("train/part-0.csv", "train"), ("test/dev.csv", "validation"), ("raw/a.csv", None), ("test", "test")],
+)
+def test_splits_of_paths(name: str, split: str | None) -> None:
+    assert split_of_source(name) == split

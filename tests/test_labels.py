@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import SeqtrackError
-from pipeline.labels import LabelSet, is_fraction, label_text, natural_order, spelled_twice
+from pipeline.labels import (
+    LabelSet,
+    is_fraction,
+    is_number,
+    joined,
+    label_text,
+    label_texts,
+    natural_order,
+    parted,
+    spelled_twice,
+)
 
 LABELS = LabelSet(problem_type="single_label_classification", names=("bad", "good"))
 
@@ -126,3 +136,49 @@ def test_damaged_label_sets_are_named(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(SeqtrackError, match=r"labels\.json"):
         LabelSet.read(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "delimiter", "label"),
+    [
+        ("a|b", None, "a|b"),
+        ("b| a |b||", "|", ("a", "b")),
+        ("10,2", ",", ("2", "10")),
+        ("a", "|", ("a",)),
+        ("|", "|", ()),
+        (" ", "|", None),
+        (["b", "a", "b"], None, ("a", "b")),
+        ([10, 2, True], None, ("2", "10", "true")),
+        ([], None, ()),
+        (["a|b"], "|", ("a|b",)),
+        (1, "|", "1"),
+        (None, "|", None),
+    ],
+)
+def test_values_that_may_hold_several_labels(value: object, delimiter: str | None, label: object) -> None:
+    assert label_texts(value, delimiter) == label
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, [["a"]], ["a", None], [""]])
+def test_values_that_are_no_labels(value: object) -> None:
+    with pytest.raises(TypeError):
+        label_texts(value)
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8"))), st.randoms(use_true_random=False))
+def test_several_labels_as_one_string(names: list[str], random: Random) -> None:
+    assert parted(joined(names)) == natural_order(names)
+    assert joined(random.sample(names, len(names))) == joined(names)
+
+
+@pytest.mark.parametrize("label", ["a", "1", '{"a": 1}', "[1]", ""])
+def test_a_string_that_is_no_list_of_labels(label: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 (orjson's own error is one, too)
+        parted(label)
+
+
+@pytest.mark.parametrize(
+    ("name", "number"), [("3", True), ("-0.5", True), ("1e-3", True), ("1e999", False), ("a", False)]
+)
+def test_numbers(name: str, number: bool) -> None:
+    assert is_number(name) == number

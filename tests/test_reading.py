@@ -3,26 +3,36 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline import reading
+from pipeline import reading, reading_base
 from pipeline.errors import SeqtrackError
-from pipeline.reading import Defect, Row, Shape, find_files, format_of
+from pipeline.params import Data
+from pipeline.reading import Defect, Row, Shape, find_files, format_of, source_name
 
 WriteFile = Callable[[str, bytes | str], Path]
 
 TEXT = st.text(st.characters(codec="utf-8"))
 
 
-def read(path: Path) -> tuple[Shape, list[Any]]:
+SHARED = Path(os.environ.get("SEQTRACK_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def settings_of(**given: Any) -> Data:
+    """The data section with some keys set."""
+    return Data(**{"path": ".", "text": None, "text_pair": None, "label": None, "label_names": None, **given})
+
+
+def read(path: Path, **given: Any) -> tuple[Shape, list[Any]]:
     """Shape and rows of a file."""
-    kind = format_of(path)
+    kind = format_of(path, settings_of(**given))
     return kind.shape(path), list(kind.rows(path))
 
 
@@ -62,7 +72,7 @@ def test_a_quoted_header_may_span_lines(file: WriteFile) -> None:
     assert rows[0].line == 3
 
 
-@pytest.mark.parametrize("mark", [";", "\t"])
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
 def test_csv_files_of_spreadsheets(file: WriteFile, mark: str) -> None:
     shape, rows = read(file("a.csv", f"text{mark}label\na, b{mark}1\n"))
     assert shape.columns == ("text", "label")
@@ -111,7 +121,7 @@ def test_json_lines_keep_types_and_find_late_keys(file: WriteFile) -> None:
         ("[1]", "not_an_object"),
         ('"text"', "not_an_object"),
         ("null", "not_an_object"),
-        (b'{"text": "\xff"}', "undecodable"),
+        (b'{"text": "\xff\xc3\xa4"}', "undecodable"),
     ],
 )
 def test_defects_of_json_lines(file: WriteFile, line: bytes, reason: str) -> None:
@@ -126,8 +136,8 @@ def test_defects_of_json_lines(file: WriteFile, line: bytes, reason: str) -> Non
     [
         (b"only text", "ragged", "1 fields, the header has 2"),
         (b"a,1,more", "ragged", "3 fields"),
-        (b"caf\xe9,1", "undecodable", "0xe9 at 3 of line 2"),
-        (b'"x\n\xff",1', "undecodable", "line 3"),
+        (b"caf\xe9 \xc3\xa4,1", "undecodable", "0xe9 at 3 of line 2"),
+        (b'"x\xc3\xa4\n\xff",1', "undecodable", "line 3"),
         (b'"a" b,1', "malformed_csv", "line 2"),
         (b'"a\nb" c,1', "malformed_csv", "lines 2 to 3"),
         (b"a\rb,1", "malformed_csv", "line 2"),
@@ -142,7 +152,7 @@ def test_a_defect_of_csv_costs_its_own_row_only(file: WriteFile, line: bytes, re
 
 
 def test_defects_of_tsv(file: WriteFile) -> None:
-    _, rows = read(file("a.tsv", b"text\tlabel\na\tb\tc\n\xe9\t1\nfine\t1\n"))
+    _, rows = read(file("a.tsv", b"text\tlabel\na\tb\tc\n\xe9\xc3\xa4\t1\nfine\t1\n"))
     assert [getattr(row, "reason", None) for row in rows] == ["ragged", "undecodable", None]
 
 
@@ -150,7 +160,7 @@ def test_a_quote_never_closed_is_an_error_with_its_line(file: WriteFile, monkeyp
     path = file("a.csv", 'text,label\na,1\n"b,1\n' + "c,1\n" * 1000)
     with pytest.raises(SeqtrackError, match=r"a\.csv:3: a quote .* never closed"):
         read(path)
-    monkeypatch.setattr(reading, "MAX_FIELD", 100)
+    monkeypatch.setattr(reading_base, "MAX_FIELD", 100)
     with pytest.raises(SeqtrackError, match=r"a\.csv:3: a quote .* never closed"):
         read(path)
 
@@ -168,13 +178,12 @@ def test_long_texts_are_no_error(file: WriteFile) -> None:
         ("a.tsv", b"\n\n", "empty"),
         ("a.jsonl", b"", "empty"),
         ("a.csv", b"text,text\na,b\n", "'text' stands twice"),
-        ("a.csv", "text,label\na,b\n".encode("utf-16"), "UTF-16"),
-        ("a.tsv", "text\tlabel\n".encode("utf-16-le"), "NUL"),
-        ("a.csv", b"te\xe9xt,label\n", "header is not UTF-8"),
+        ("a.csv", b"\0text,label\na,b\n", "NUL"),
+        ("a.csv", b"te\xe9xt,label\n\xc3\xa4\xc3\xa4,1\n", "header cannot be decoded"),
         ("a.tsv", b"text\tlabel\ra\tb\r", "carriage returns"),
         ("a.csv", b"text,label\ra,b\r", r"a\.csv:1"),
         ("a.csv", b'"text" x,label\n', "header cannot be read"),
-        ("a.jsonl", b'[\n{"text": "a"}\n]\n{', None),
+        ("a.jsonl", b'{"text": "a"}\n]\n{', None),
         ("a.jsonl", b"[1]\n{", r"a\.jsonl:1.*not_an_object.*one JSON object a line"),
     ],
 )
@@ -187,10 +196,47 @@ def test_files_that_cannot_be_read_as_a_whole(file: WriteFile, name: str, conten
 
 
 def test_folders_give_their_data_files_in_order(tmp_path: Path) -> None:
-    for name in ("b.csv", "a.TSV", "manifest.json", ".hidden.csv", "notes.md", "c.jsonl", "c.ndjson"):
+    names = ("b.csv", "a.TSV", "manifest.json", ".hidden.csv", "notes.md", "README.txt", "c.jsonl", "d.csv.gz", "e.pq")
+    for name in names:
         (tmp_path / name).touch()
     (tmp_path / "sub.csv").mkdir()
-    assert [path.name for path in find_files(tmp_path)] == ["a.TSV", "b.csv", "c.jsonl", "c.ndjson"]
+    assert [path.name for path in find_files(tmp_path)] == ["a.TSV", "b.csv", "c.jsonl", "d.csv.gz", "e.pq"]
+    (tmp_path / "test.txt").touch()
+    assert find_files(tmp_path)[-1].name == "test.txt"  # its name says what it is
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["a.txt", "b.txt"], ["a.txt", "b.txt"]),
+        (["data.json", "README.txt"], ["data.json"]),
+        (["train.json", "dev.json", "labels.json"], ["dev.json", "train.json"]),
+        (["train.tsv", "labels.txt"], ["train.tsv"]),
+        (["train/a.csv", "test/b.csv", "README.txt"], ["test/b.csv", "train/a.csv"]),
+        (["train/pos/1.txt", "train/neg/2.txt", "test/pos/1", "test/neg/1", "urls.txt"], ["test", "train"]),
+        (["pos/1.txt", "neg/2.txt", "README"], ["."]),
+        (["alt.atheism/49960", "sci.med/1"], ["."]),
+    ],
+)
+def test_layouts_of_folders(tmp_path: Path, names: list[str], found: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert [path.relative_to(tmp_path).as_posix() for path in find_files(tmp_path)] == found
+
+
+def test_patterns(tmp_path: Path) -> None:
+    for name in ("a/train-1.csv", "a/train-2.csv", "b/c/train-1.csv", "b/notes.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text,label\n")
+    found = find_files(tmp_path / "a" / "train-*.csv")
+    assert [source_name(path, tmp_path / "a" / "train-*.csv") for path in found] == ["train-1.csv", "train-2.csv"]
+    everywhere = tmp_path / "**" / "*1.csv"
+    assert [source_name(path, everywhere) for path in find_files(everywhere)] == ["a/train-1.csv", "b/c/train-1.csv"]
+    with pytest.raises(SeqtrackError, match="no such file or folder"):
+        find_files(tmp_path / "*.jsonl")
+    with pytest.raises(SeqtrackError, match="unknown file format"):
+        find_files(tmp_path / "b" / "*.md")
 
 
 def test_paths_without_data_are_errors(tmp_path: Path) -> None:
@@ -233,7 +279,8 @@ def test_fields_between_tabs_are_read_back(tmp_path_factory: pytest.TempPathFact
 
 
 @settings(deadline=None)
-@given(content=st.binary(max_size=200), suffix=st.sampled_from(sorted(reading.FORMATS)))
+@given(content=st.binary(max_size=200), suffix=st.sampled_from([*reading.EXTENSIONS, ".csv.gz", ".jsonl.zst", ""]))
+@example(content=b"\r\x01", suffix=".csv")
 def test_no_bytes_break_a_reader(tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str) -> None:
     path = tmp_path_factory.getbasetemp() / f"any{suffix}"
     path.write_bytes(content)
@@ -242,4 +289,90 @@ def test_no_bytes_break_a_reader(tmp_path_factory: pytest.TempPathFactory, conte
     except SeqtrackError:
         return
     lines = [row.line for row in rows]
-    assert lines == sorted(set(lines))
+    assert lines == sorted(lines)
+
+
+# --- every real file, with the row count that its source states ------------------------------------------------------
+
+COLA = ("source", "label", "mark", "sentence")
+STSB = ("genre", "file", "year", "number", "score", "sentence1", "sentence2")
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data at {SHARED}; SEQTRACK_DATA names another folder")
+@pytest.mark.parametrize(
+    ("path", "rows", "columns"),
+    [
+        ("glue/CoLA/train.tsv", 8551, COLA),
+        ("glue/CoLA/in_domain_dev.tsv", 527, COLA),
+        ("glue/CoLA/out_of_domain_dev.tsv", 516, COLA),
+        ("glue/MRPC/train.tsv", 4076, None),
+        ("glue/MRPC/test.tsv", 1725, None),
+        ("glue/QNLI/dev.tsv", 5463, None),
+        ("glue/QNLI/test.tsv", 5463, None),
+        ("glue/RTE/train.tsv", 2490, None),
+        ("glue/RTE/dev.tsv", 277, None),
+        ("glue/RTE/test.tsv", 3000, None),
+        ("glue/SST-2/train.tsv", 6920, None),
+        ("glue/SST-2/dev.tsv", 872, None),
+        ("glue/SST-2/test.tsv", 1821, None),
+        ("glue/STS-B/sts-train.csv", 5749, STSB),
+        ("glue/STS-B/sts-dev.csv", 1500, STSB),
+        ("glue/STS-B/sts-test.csv", 1379, STSB),
+        ("glue/WNLI/train.tsv", 518, None),
+        ("glue/WNLI/val.tsv", 117, None),
+        ("glue/WNLI/dev.tsv", 71, None),
+        ("glue/WNLI/test.tsv", 146, None),
+        *((f"glue/submission_format/{task}.tsv", 5, None) for task in ("AX", "CoLA", "MRPC", "QNLI", "RTE", "SST-2")),
+        *((f"glue/submission_format/{task}.tsv", 5, None) for task in ("STS-B", "WNLI")),
+        ("glue_official/CoLA/train.tsv", 8551, COLA),
+        ("glue_official/CoLA/dev.tsv", 1043, COLA),
+        ("glue_official/CoLA/test.tsv", 1063, COLA),  # it has a header line, which wins
+        ("glue_official/MNLI/dev_matched.jsonl", 9815, None),
+        ("glue_official/MRPC/train.tsv", 3668, None),
+        ("glue_official/MRPC/dev.tsv", 408, None),
+        ("glue_official/MRPC/test.tsv", 1725, None),
+        ("glue_official/QQP/part.tsv", 23_497, None),
+        ("glue_official/SST-2/train.tsv", 67_349, None),
+        ("glue_official/SST-2/dev.tsv", 872, None),
+        ("glue_official/SST-2/test.tsv", 1821, None),
+        ("zh/afqmc/train.txt", 34_334, None),
+        ("zh/afqmc/dev.txt", 4316, None),
+        ("zh/afqmc/test.txt", 3861, None),
+        ("zh/tnews/train.tsv", 53_360, None),
+        ("zh/tnews/dev.tsv", 10_000, None),
+        ("zh/tnews/labels.txt", 15, None),
+        ("zh/waimai/waimai_10k.csv", 11_987, None),
+    ],
+)
+def test_every_real_file_loads_with_its_row_count(path: str, rows: int, columns: tuple[str, ...] | None) -> None:
+    _, found = read(SHARED / path, columns=columns)
+    defects = [row for row in found if isinstance(row, Defect)]
+    assert len(found) == rows
+    if path.endswith("QQP/part.tsv"):  # its first row is malformed, and rejected by line
+        assert [(defect.line, defect.reason) for defect in defects] == [(1, "ragged")]
+    else:
+        assert defects == []
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data at {SHARED}; SEQTRACK_DATA names another folder")
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("glue/CoLA/train.tsv", "[column_1, label, column_3, text]"),
+        ("glue/STS-B/sts-train.csv", "[column_1, column_2, column_3, column_4, label, text, text_pair]"),
+    ],
+)
+def test_where_columns_cannot_be_told_the_error_holds_the_setting(path: str, names: str) -> None:
+    with pytest.raises(SeqtrackError) as caught:
+        read(SHARED / path)
+    assert f"data.columns: {names}" in str(caught.value)
+    shape, rows = read(SHARED / path, columns=tuple(names.strip("[]").split(", ")))
+    assert {"text", "label"} <= set(shape.columns)
+    assert all(isinstance(row, Row) for row in rows)
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data at {SHARED}; SEQTRACK_DATA names another folder")
+def test_rows_with_more_fields_are_counted_in_a_note() -> None:
+    shape, rows = read(SHARED / "glue/STS-B/sts-dev.csv", columns=STSB)
+    assert "22 rows have 9 fields, read as their first 7" in shape.notes[-1]
+    assert all(tuple(row.values) == STSB for row in rows)
