@@ -1,26 +1,26 @@
 """Which rows say the same: equal texts, texts equal in normal form, and nearly equal texts.
 
 Promises: every near pair is verified by the exact Jaccard similarity of its shingle sets; at least 99% of those over
-the threshold are found; two sentences of a pair count in either order; the result does not depend on the order of rows.
+the threshold are found, or, in families too large to list all pairs, connected; two sentences of a pair count in either
+order; the result does not depend on the order of rows; the cost is linear in the rows, whatever is in them.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components
 
 from pipeline import params
-from pipeline.lsh import Banding, band_keys, candidate_pairs, choose_banding
-from pipeline.normalize import ShingleHashes, both_sides, jaccard, normalise, shingle_hashes, shingles
+from pipeline.lsh import Banding, Buckets, buckets, choose_banding
+from pipeline.normalize import ShingleHashes, jaccard, normalise, shingle_hashes, shingles
+from pipeline.signatures import Signatures, SignatureStore, sides_of, sign
 
-_CHUNK_BYTES = 2_000_000  # of text worked on at once: bounds memory however long the texts are
+FAMILY = 32  # all pairs are compared among up to this many texts that look alike; more are compared with leaders only
 _CHUNK_PAIRS = 50_000  # candidates verified at once
 
 
@@ -30,56 +30,55 @@ class Duplicates:
 
     Attributes:
         content: int64, shape (rows,): the content of each row; contents are numbered in the order of their digests.
-        digests: 16 bytes each: the 128-bit hash of each content's normal form, ascending.
+        digests: uint64, shape (contents, 2): the 128-bit hash of each content's normal form, ascending.
         near: int64, shape (pairs, 2): contents whose similarity reaches the threshold, first < second, sorted.
         similarity: float64, shape (pairs,): their exact Jaccard similarity.
+        crowded: bool, shape (contents,): whether a content looks like more than `FAMILY` others, so that `near` has
+            pairs enough to connect it with its family, but not all.
+        side: int64, shape (rows, 2): the number of the normal form of `text` and of `text_pair` each, equal where those
+            are equal; -1 in rows without a second text. Shape (0, 2) where no row has one.
         candidates: number of pairs that were verified to find these.
         banding: how the candidates were found.
     """
 
     content: NDArray[np.int64]
-    digests: Sequence[bytes]
+    digests: NDArray[np.uint64]
     near: NDArray[np.int64]
     similarity: NDArray[np.float64]
+    crowded: NDArray[np.bool_]
+    side: NDArray[np.int64]
     candidates: int
     banding: Banding
 
+    def families(self) -> NDArray[np.int64]:
+        """Return the family of each content, int64, shape (contents,): those that near pairs connect."""
+        return _components(self.near, len(self.digests))
 
-def find_duplicates(rows: pa.Table, settings: params.Split) -> Duplicates:
+
+def find_duplicates(rows: pa.Table, settings: params.Split, store: SignatureStore | None = None) -> Duplicates:
     """Find all exact and normalised and, by search, near duplicates.
 
     Args:
         rows: canonical rows; `text` and `text_pair` are read.
         settings: near_duplicate_threshold, shingle_size and num_perm count here.
+        store: where the signatures of these rows are kept for a later search, if anywhere.
 
     Raises:
         SeqtrackError: num_perm is too small for the threshold.
     """
     banding = choose_banding(settings.near_duplicate_threshold, settings.num_perm)
-    digests: list[bytes] = []
-    keys = np.empty((rows.num_rows, banding.bands), np.uint64)
-    has_shingles = np.empty(rows.num_rows, bool)
-    for start, chunk in _chunks(rows):
-        here = slice(start, start + chunk.num_rows)
-        first, second = _normal_forms(chunk)
-        digests += [_digest(a, b) for a, b in zip(first, second, strict=True)]
-        sets = shingle_hashes(first, settings.shingle_size)
-        if any(second):
-            sets = both_sides(sets, shingle_hashes([side or "" for side in second], settings.shingle_size))
-        keys[here] = band_keys(sets, banding)
-        has_shingles[here] = np.diff(sets.offsets) > 0
-    contents, content, representative = _number(digests)
-    # One row of each content enters the search, and none without a shingle: empty sets all have one signature.
-    searched = np.flatnonzero(has_shingles[representative])
-    candidates = searched[candidate_pairs(keys[representative[searched]])]
-    similarity = _similarities(rows, representative[candidates], settings.shingle_size)
-    verified = similarity >= settings.near_duplicate_threshold
+    signatures = sign(rows, settings, store)
+    digests, content, representative = _number(signatures.content)
+    pairs = _NearPairs(rows, representative, settings)
+    crowded = _search(pairs, signatures, representative, banding)
     return Duplicates(
         content=content,
-        digests=contents,
-        near=candidates[verified],
-        similarity=similarity[verified],
-        candidates=len(candidates),
+        digests=digests,
+        near=pairs.near,
+        similarity=pairs.similarity,
+        crowded=crowded,
+        side=_number_sides(signatures.sides),
+        candidates=pairs.candidates,
         banding=banding,
     )
 
@@ -100,52 +99,137 @@ def similarity_of(first: tuple[str, str | None], second: tuple[str, str | None],
     return max(min(jaccard(a1, b1), jaccard(a2, b2)), min(jaccard(a1, b2), jaccard(a2, b1)))
 
 
-def _normal_forms(rows: pa.Table) -> tuple[list[str], list[str | None]]:
-    """Return the normal forms of `text` and, None where there is none, of `text_pair`."""
-    first = [normalise(text) for text in rows["text"].to_pylist()]
-    second = [None if text is None else normalise(text) for text in rows["text_pair"].to_pylist()]
-    return first, second
-
-
-def _digest(first: str, second: str | None) -> bytes:
-    """Return 128 bits of a row's content; the two sides of a pair are interchangeable."""
-    digest = hashlib.blake2b(first.encode(), digest_size=16).digest()
-    if second is None:
-        return digest
-    sides = sorted((digest, hashlib.blake2b(second.encode(), digest_size=16).digest()))
-    return hashlib.blake2b(b"".join(sides), digest_size=16).digest()
-
-
-def _number(digests: Sequence[bytes]) -> tuple[list[bytes], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the distinct digests ascending, the number of each row's, and one row of each."""
-    words = np.frombuffer(b"".join(digests), ">u8").reshape(-1, 2)
-    order = np.lexsort((words[:, 1], words[:, 0]))
-    ordered = words[order]
-    new = np.ones(len(ordered), bool)
-    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
-    content = np.empty(len(digests), np.int64)
-    content[order] = np.cumsum(new) - 1
-    representative = order[new]
-    return [digests[row] for row in representative], content, representative
-
-
-def _similarities(rows: pa.Table, pairs: NDArray[np.int64], shingle_size: int) -> NDArray[np.float64]:
+def similarities(rows: pa.Table, pairs: NDArray[np.int64], shingle_size: int) -> NDArray[np.float64]:
     """Return `similarity_of` for many pairs of rows, shape (pairs,)."""
     result = np.zeros(len(pairs))
+    texts = rows.select(["text", "text_pair"])
     for start in range(0, len(pairs), _CHUNK_PAIRS):
         chunk = pairs[start : start + _CHUNK_PAIRS]
         involved, places = np.unique(chunk, return_inverse=True)
         left, right = places.reshape(-1, 2).T
-        first, second = _normal_forms(rows.select(["text", "text_pair"]).take(pa.array(involved)))
+        first, second = sides_of(texts.take(pa.array(involved)))
         sets = shingle_hashes(first, shingle_size)
         scores = _jaccards(sets, sets, left, right)
-        if any(second):
-            others = shingle_hashes([side or "" for side in second], shingle_size)
+        if second is not None:
+            others = shingle_hashes(second, shingle_size)
             straight = np.minimum(scores, _jaccards(others, others, left, right))
             crossed = np.minimum(_jaccards(sets, others, left, right), _jaccards(others, sets, left, right))
             scores = np.maximum(straight, crossed)
         result[start : start + len(chunk)] = scores
     return result
+
+
+def _number(digests: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the distinct digests ascending, the number of each row's, and one row of each."""
+    order = np.lexsort((digests[:, 1], digests[:, 0]))
+    ordered = digests[order]
+    new = np.ones(len(ordered), bool)
+    new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+    content = np.empty(len(digests), np.int64)
+    content[order] = np.cumsum(new) - 1
+    return ordered[new], content, order[new]
+
+
+def _number_sides(sides: NDArray[np.uint64]) -> NDArray[np.int64]:
+    _, number, _ = _number(sides.reshape(-1, 2))
+    number = number.reshape(-1, 2)
+    number[~sides[:, 1].any(axis=1)] = -1
+    return number
+
+
+class _NearPairs:
+    """Candidates verified so far and the families that they form."""
+
+    def __init__(self, rows: pa.Table, representative: NDArray[np.int64], settings: params.Split) -> None:
+        self.contents = len(representative)
+        self.near = np.zeros((0, 2), np.int64)
+        self.similarity = np.zeros(0)
+        self.candidates = 0
+        self.family = np.arange(self.contents)
+        self._rows, self._representative, self._settings = rows, representative, settings
+
+    def verify(self, pairs: NDArray[np.int64]) -> None:
+        """Keep those pairs of contents, each once, first < second, that are near."""
+        similarity = similarities(self._rows, self._representative[pairs], self._settings.shingle_size)
+        enough = similarity >= self._settings.near_duplicate_threshold
+        near = np.concatenate([self.near, pairs[enough]])
+        _, first = np.unique(self.code(near), return_index=True)
+        self.near, self.similarity = near[first], np.concatenate([self.similarity, similarity[enough]])[first]
+        self.candidates += len(pairs)
+        self.family = _components(self.near, self.contents)
+
+    def code(self, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return one number for each pair, ascending as the pairs do."""
+        codes: NDArray[np.int64] = pairs[:, 0] * self.contents + pairs[:, 1]
+        return codes
+
+    def decode(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the pairs with these numbers."""
+        return np.stack(np.divmod(codes, max(self.contents, 1)), axis=1)
+
+
+def _search(
+    pairs: _NearPairs, signatures: Signatures, representative: NDArray[np.int64], banding: Banding
+) -> NDArray[np.bool_]:
+    """Find near pairs among the contents, looking at one row of each; return `crowded` of Duplicates."""
+    # Nothing without a shingle is searched: empty sets all have one signature.
+    searched = np.flatnonzero(signatures.shingles[representative] > 0)
+    found = np.zeros(0, np.int64)
+    crowds = []
+    for band in buckets(signatures.slots, representative[searched], banding):
+        slim, large = band.split(FAMILY)
+        found = np.union1d(found, pairs.code(searched[slim.pairs()]))
+        crowds.append([searched[members] for members in large])
+    pairs.verify(pairs.decode(found))
+    crowded = np.zeros(pairs.contents, bool)
+    for crowd in crowds:
+        _connect(crowd, pairs)
+        for members in crowd:
+            crowded[members] = True
+    if crowded.any():
+        # A family that turns out to be small gets all its pairs after all.
+        crowded = (np.bincount(pairs.family, weights=crowded) > 0)[pairs.family]
+        populous = (np.bincount(pairs.family) > FAMILY)[pairs.family]
+        known = pairs.code(pairs.near)
+        missing = np.setdiff1d(pairs.code(_all_pairs(pairs.family, np.flatnonzero(crowded & ~populous))), known)
+        pairs.verify(pairs.decode(missing))
+        crowded &= populous
+    return crowded
+
+
+def _connect(crowd: list[NDArray[np.int64]], pairs: _NearPairs) -> None:
+    """Connect large groups of look-alikes, all of one band, into families without comparing all with all.
+
+    In each round each group names a leader, its first member not yet in the family of an earlier leader, and the leader
+    is compared with all members outside its own family. A group is done when its leaders' families hold all its
+    members, which for m texts near each other takes m - 1 comparisons, or after `FAMILY` rounds.
+    """
+    waiting = [(members, members) for members in crowd]
+    for _ in range(FAMILY):
+        codes = []
+        for members, rest in waiting:
+            strangers = members[pairs.family[members] != pairs.family[rest[0]]]
+            couples = np.stack([np.full(len(strangers), rest[0]), strangers], axis=1)
+            codes.append(pairs.code(np.sort(couples, axis=1)))
+        if not codes:
+            return
+        pairs.verify(pairs.decode(np.unique(np.concatenate(codes))))
+        rests = [(members, rest[pairs.family[rest] != pairs.family[rest[0]]]) for members, rest in waiting]
+        waiting = [(members, rest) for members, rest in rests if len(rest)]
+
+
+def _all_pairs(family: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return all pairs of chosen contents that are in one family, shape (pairs, 2), first < second."""
+    members = chosen[np.argsort(family[chosen], kind="stable")]
+    starts = np.flatnonzero(np.diff(family[members], prepend=-1))
+    return Buckets(members=members, offsets=np.append(starts, len(members))).pairs()
+
+
+def _components(near: NDArray[np.int64], contents: int) -> NDArray[np.int64]:
+    left, right = near.T
+    graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(contents, contents))
+    component: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
+    return component
 
 
 def _jaccards(
@@ -168,12 +252,3 @@ def _indicator(places: NDArray[np.int64], offsets: NDArray[np.int64], columns: i
     matrix.sum_duplicates()  # in place, the offsets too
     matrix.data[:] = 1
     return matrix
-
-
-def _chunks(rows: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-    """Cut rows into slices of about `_CHUNK_BYTES` of text, each with the number of its first row."""
-    lengths = pc.add(pc.binary_length(rows["text"]), pc.fill_null(pc.binary_length(rows["text_pair"]), 0))
-    number = np.cumsum(lengths.to_numpy(), dtype=np.int64) // _CHUNK_BYTES
-    edges = np.flatnonzero(np.diff(number, prepend=-1, append=-1)) if len(number) else np.zeros(1, np.int64)
-    for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        yield start, rows.slice(start, end - start)

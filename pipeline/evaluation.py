@@ -32,6 +32,9 @@ from pipeline.rows import SCHEMA, read_row_ids, select_rows
 from pipeline.tokens import TokenStore
 
 SCORED = ("validation", "test")
+AS_GIVEN = (
+    "test_as_given"  # the user's test split, before the split stage dropped leaks from it; scored where it exists
+)
 HEADLINE = ("accuracy", "f1_macro", "mcc", "loss")
 
 
@@ -76,7 +79,7 @@ class Evaluation:
         names: class names in id order.
         model_digest: identity of the model folder.
         run_key: identity of the training run.
-        splits: those with labelled rows, at least one, validation before test.
+        splits: those with labelled rows, at least one: validation, test as given if leaks were dropped from it, test.
     """
 
     names: tuple[str, ...]
@@ -97,7 +100,8 @@ def evaluate_splits(
     Args:
         classifier: the trained model.
         tokens: all tokenized rows.
-        splits: folder with validation.parquet and test.parquet.
+        splits: folder with validation.parquet, test.parquet and, where leaks were dropped from test,
+            test_as_given.parquet.
         rows: canonical rows.
         labels: the label set of the rows.
         evaluate: the section.
@@ -114,7 +118,9 @@ def evaluate_splits(
             found=", ".join(known.names),
             fix="run `dvc repro` to train on these",
         )
-    parts = [(name, _labelled(splits / f"{name}.parquet", rows, known)) for name in SCORED]
+    # Test stays last: the figures are about it.
+    names = ("validation", AS_GIVEN, "test") if (splits / f"{AS_GIVEN}.parquet").is_file() else SCORED
+    parts = [(name, _labelled(splits / f"{name}.parquet", rows, known)) for name in names]
     if not any(len(part.row_ids) for _, part in parts):
         raise SeqtrackError(
             "no labelled rows to score the model on",
@@ -159,7 +165,9 @@ def write_reports(evaluation: Evaluation, *, rows: Path, reports: Path, evaluate
     names = evaluation.names
     write_json(reports / "all_results.json", _all_results(evaluation, evaluate))
     write_text(reports / "confusion.csv", _confusion_csv(last, names))
-    errors = [error for split in evaluation.splits for error in _errors(split, names, rows, evaluate)]
+    # Test as given has the rows of test once more.
+    own = [split for split in evaluation.splits if split.split != AS_GIVEN]
+    errors = [error for split in own for error in _errors(split, names, rows, evaluate)]
     lines = [json.dumps(error, ensure_ascii=False, allow_nan=False) + "\n" for error in errors]
     write_text(reports / "errors.jsonl", "".join(lines))
     title = f"{last.split}, {len(last.labels):,} rows"

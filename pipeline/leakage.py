@@ -19,18 +19,29 @@ from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipeline import params
 from pipeline.console import say, table
-from pipeline.duplicates import Duplicates, similarity_of
+from pipeline.duplicates import FAMILY, Duplicates, similarities, similarity_of
 from pipeline.outputs import Json, replacing, write_json, write_text
+from pipeline.partial import shared_sides
 from pipeline.paths import SPLIT_NAMES
-from pipeline.splitting import NO_SPLIT, TEST, Division, Fate, in_source_order, missing_classes
+from pipeline.splitting import NO_SPLIT, TEST, TRAIN, Division, Fate, in_source_order, missing_classes
 
 UNLABELLED = "(unlabelled)"
 
-Kind = Literal["exact", "normalized", "near"]
-Action = Literal["dropped", "dropped_from_train", "dropped_from_validation", "kept_together", "kept"]
+Kind = Literal["exact", "normalized", "near", "partial", "group"]
+Action = Literal[
+    "dropped",
+    "dropped_from_train",
+    "dropped_from_validation",
+    "dropped_from_test",
+    "kept_together",
+    "kept",
+    "reported",
+]
+DUPLICATES: tuple[Kind, ...] = ("exact", "normalized", "near")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,8 +79,10 @@ class Pair:
     """Two rows that are duplicates; `second` is the one to go where one has to.
 
     Attributes:
-        kind: exact (the same characters), normalized (the same normal form) or near.
-        score: Jaccard similarity of the shingle sets; 1 for exact and normalized.
+        kind: exact (the same characters), normalized (the same normal form), near, partial (one side of a pair in the
+            same normal form, in different splits) or group (the user's group, in different given splits).
+        score: Jaccard similarity of the shingle sets, of the less similar side in pair data; 1 for exact and
+            normalized.
     """
 
     first: Member
@@ -79,7 +92,7 @@ class Pair:
 
     @property
     def action(self) -> Action:
-        """What was done: the removal that parted the two; else both are kept, by group or as given."""
+        """What was done: the removal that parted the two; else both are kept, by group, as given or for you to see."""
         for member in (self.second, self.first):
             match member.fate:
                 case Fate.DROPPED:
@@ -88,12 +101,17 @@ class Pair:
                     return "dropped_from_train"
                 case Fate.DROPPED_FROM_VALIDATION:
                     return "dropped_from_validation"
+                case Fate.DROPPED_FROM_TEST:
+                    return "dropped_from_test"
+        if self.kind == "partial":
+            return "reported"
         return "kept_together" if self.first.assigned and self.second.assigned else "kept"
 
     @property
     def label_conflict(self) -> bool:
-        """Whether both rows are labelled, and differently."""
-        return None not in (self.first.label, self.second.label) and self.first.label != self.second.label
+        """Whether both rows are labelled, and differently, though they say the same."""
+        labels = (self.first.label, self.second.label)
+        return self.kind in DUPLICATES and None not in labels and self.first.label != self.second.label
 
     @property
     def crosses_given_splits(self) -> bool:
@@ -113,33 +131,59 @@ class Pair:
         }
 
 
-def list_pairs(rows: pa.Table, duplicates: Duplicates, division: Division) -> list[Pair]:
+def list_pairs(rows: pa.Table, duplicates: Duplicates, division: Division, settings: params.Split) -> list[Pair]:
     """Return every pair, in the order of its rows: test before validation before train, then by source and line.
 
-    n rows of one content give n - 1 pairs, each row with the one that decides about it; a near pair of contents gives
-    one pair of rows for each pair of given splits that they are in.
+    The number of pairs is linear in the rows. n rows of one content give n - 1 pairs, each row with the one that
+    decides about it. A near pair of contents gives one pair of rows for each pair of given splits that they are in; in
+    a family of more than `FAMILY` contents, each content is paired with the first of those it is near. Partial and
+    group pairs are those of the division.
     """
-    families = {
-        content: list(members)
-        for content, members in groupby(_members(rows, duplicates, division), key=attrgetter("content"))
-    }
+    by_row = dict(_members(rows, duplicates, division))
+    members = sorted(by_row.values(), key=attrgetter("content", "rank"))
+    families = {content: list(family) for content, family in groupby(members, key=attrgetter("content"))}
     pairs = [pair for family in families.values() for pair in _same_content(family)]
-    for (left, right), score in zip(duplicates.near.tolist(), duplicates.similarity.tolist(), strict=True):
-        for members in product(_one_per_given_split(families[left]), _one_per_given_split(families[right])):
-            first, second = sorted(members, key=attrgetter("rank"))
+    chosen = _listed(duplicates, {content: family[0].rank for content, family in families.items()})
+    for (left, right), score in zip(
+        duplicates.near[chosen].tolist(), duplicates.similarity[chosen].tolist(), strict=True
+    ):
+        for couple in product(_one_per_given_split(families[left]), _one_per_given_split(families[right])):
+            first, second = sorted(couple, key=attrgetter("rank"))
             pairs.append(Pair(first=first, second=second, kind="near", score=score))
+    others: tuple[tuple[Kind, NDArray[np.int64]], ...] = (
+        ("partial", division.partial),
+        ("group", division.group_leaks),
+    )
+    for kind, found in others:
+        scores = similarities(rows, found, settings.shingle_size)
+        for (one, other), score in zip(found.tolist(), scores.tolist(), strict=True):
+            pairs.append(Pair(first=by_row[one], second=by_row[other], kind=kind, score=score))
     return sorted(pairs, key=lambda pair: (pair.first.rank, pair.second.rank))
 
 
-def _members(rows: pa.Table, duplicates: Duplicates, division: Division) -> Iterator[Member]:
-    """Yield all rows that are in some pair, content by content, in order of rank."""
+def _listed(duplicates: Duplicates, rank: dict[int, int]) -> NDArray[np.int64]:
+    """Return which of the near pairs to list: all, but in large families one for each content."""
+    family = duplicates.families()
+    large = (np.bincount(family) > FAMILY)[family[duplicates.near[:, 0]]]
+    places = np.flatnonzero(large)
+    ends = duplicates.near[places]
+    content, partner, place = np.append(ends[:, 0], ends[:, 1]), np.append(ends[:, 1], ends[:, 0]), np.tile(places, 2)
+    ranks = np.array([rank[number] for number in partner.tolist()], np.int64)
+    order = np.lexsort((ranks, content))
+    _, first = np.unique(content[order], return_index=True)
+    return np.union1d(np.flatnonzero(~large), place[order][first])
+
+
+def _members(rows: pa.Table, duplicates: Duplicates, division: Division) -> Iterator[tuple[int, Member]]:
+    """Yield all rows that are in some pair, each with its number."""
     content = duplicates.content
-    involved = np.bincount(content, minlength=len(duplicates.digests)) > 1
-    involved[duplicates.near] = True
-    chosen = in_source_order(rows, np.flatnonzero(involved[content]))
+    repeated = np.bincount(content, minlength=len(duplicates.digests)) > 1
+    repeated[duplicates.near] = True
+    involved = repeated[content]
+    involved[division.partial] = True
+    involved[division.group_leaks] = True
+    chosen = in_source_order(rows, np.flatnonzero(involved))
     chosen = chosen[np.argsort(TEST - division.given[chosen], kind="stable")]
-    rank = np.argsort(content[chosen], kind="stable")
-    chosen = chosen[rank]
     names = [*SPLIT_NAMES, None]  # NO_SPLIT is -1, the last
     values = zip(
         *(
@@ -147,11 +191,10 @@ def _members(rows: pa.Table, duplicates: Duplicates, division: Division) -> Iter
             for column in ("row_id", "source", "line", "text", "text_pair", "label")
         ),
         chosen.tolist(),
-        rank.tolist(),
         strict=True,
     )
-    for row_id, source, line, text, text_pair, label, row, place in values:
-        yield Member(
+    for place, (row_id, source, line, text, text_pair, label, row) in enumerate(values):
+        member = Member(
             row_id=row_id,
             source=source,
             line=line,
@@ -165,6 +208,7 @@ def _members(rows: pa.Table, duplicates: Duplicates, division: Division) -> Iter
             content=int(content[row]),
             rank=place,
         )
+        yield row, member
 
 
 def _same_content(family: list[Member]) -> Iterator[Pair]:
@@ -203,16 +247,25 @@ class Verification:
         near_pairs_rescored: near pairs whose similarity was computed again from the texts.
         near_pairs_refuted: those of them that are not near after all.
         pairs_crossing_splits: pairs of duplicate contents with kept rows in different splits.
+        groups_crossing_splits: groups of the user's with kept rows in different splits.
+        sides_shared_with_train: pairs of rows, one in train, that still share a side; 0 where they may.
     """
 
     near_pairs_rescored: int
     near_pairs_refuted: int
     pairs_crossing_splits: int
+    groups_crossing_splits: int
+    sides_shared_with_train: int
 
     @property
     def passed(self) -> bool:
-        """Whether every pair is one and none crosses splits."""
-        return not self.near_pairs_refuted and not self.pairs_crossing_splits
+        """Whether every pair is one and nothing crosses splits."""
+        return not (
+            self.near_pairs_refuted
+            or self.pairs_crossing_splits
+            or self.groups_crossing_splits
+            or self.sides_shared_with_train
+        )
 
     @property
     def verdict(self) -> str:
@@ -221,7 +274,9 @@ class Verification:
             return f"no verified duplicate crosses splits ({self.near_pairs_rescored:,} near pairs scored again)"
         return (
             f"{self.pairs_crossing_splits:,} duplicate pairs cross splits, "
-            f"{self.near_pairs_refuted:,} of {self.near_pairs_rescored:,} near pairs are not near"
+            f"{self.near_pairs_refuted:,} of {self.near_pairs_rescored:,} near pairs are not near, "
+            f"{self.groups_crossing_splits:,} groups cross splits, "
+            f"{self.sides_shared_with_train:,} sentences are shared with train"
         )
 
 
@@ -232,6 +287,9 @@ def verify(division: Division, duplicates: Duplicates, pairs: list[Pair], settin
     homes[duplicates.content[kept], division.split[kept]] = True
     left, right = (homes[side] for side in duplicates.near.T)
     scattered = left.any(axis=1) & right.any(axis=1) & ((left | right).sum(axis=1) > 1)
+    grouped = kept & (division.group >= 0)
+    groups = np.unique(np.stack([division.group[grouped], division.split[grouped]], axis=1), axis=0)[:, 0]
+    shared = shared_sides(division.split, duplicates.side)
     near = [pair for pair in pairs if pair.kind == "near"]
     refuted = sum(
         similarity_of(
@@ -244,6 +302,10 @@ def verify(division: Division, duplicates: Duplicates, pairs: list[Pair], settin
         near_pairs_rescored=len(near),
         near_pairs_refuted=refuted,
         pairs_crossing_splits=int((homes.sum(axis=1) > 1).sum() + scattered.sum()),
+        groups_crossing_splits=int((groups[1:] == groups[:-1]).sum()),
+        sides_shared_with_train=int((division.split[shared] == TRAIN).any(axis=1).sum())
+        if settings.partial_overlap == "drop_from_train"
+        else 0,
     )
 
 
@@ -271,6 +333,10 @@ def summary(
             "by_action": dict(actions),
             "label_conflicts": sum(pair.label_conflict for pair in pairs),
         },
+        "partial_overlap": {
+            "in_given_splits": _partial_rows(shared_sides(division.given, duplicates.side), division.given),
+            "without_duplicates": _partial_rows(division.partial, division.split),
+        },
         "search": {
             "near_duplicate_threshold": settings.near_duplicate_threshold,
             "shingle_size": settings.shingle_size,
@@ -285,9 +351,18 @@ def summary(
             "near_pairs_rescored": verification.near_pairs_rescored,
             "near_pairs_refuted": verification.near_pairs_refuted,
             "pairs_crossing_splits": verification.pairs_crossing_splits,
+            "groups_crossing_splits": verification.groups_crossing_splits,
+            "sides_shared_with_train": verification.sides_shared_with_train,
             "verdict": verification.verdict,
         },
     }
+
+
+def _partial_rows(pairs: NDArray[np.int64], split: NDArray[np.int8]) -> dict[str, int]:
+    """Return, by split, the rows that share a side with a row of another split; those dropped were in train."""
+    rows = np.unique(pairs)
+    places = np.where(split[rows] == NO_SPLIT, TRAIN, split[rows])
+    return {name: int((places == place).sum()) for place, name in enumerate(SPLIT_NAMES)}
 
 
 def write_reports(
@@ -334,8 +409,17 @@ def show(division: Division, pairs: list[Pair], verification: Verification) -> N
     table(
         "Duplicate pairs",
         ["kind", "pairs", "across given splits", "with different labels"],
-        [(kind, f"{by_kind[kind]:,}", f"{across[kind]:,}", f"{conflicts[kind]:,}") for kind in get_args(Kind)],
+        [
+            (kind, f"{by_kind[kind]:,}", f"{across[kind]:,}", f"{conflicts[kind]:,}")
+            for kind in get_args(Kind)
+            if by_kind[kind] or kind in DUPLICATES
+        ],
     )
+    if len(division.partial):
+        shares = ", ".join(
+            f"{count:,} in {name}" for name, count in _partial_rows(division.partial, division.split).items() if count
+        )
+        say(f"rows that share one sentence of a pair with another split: {shares}")
     fates = Counter(division.fate.tolist())
     dropped = [f"{fates[fate]:,} {fate.name.lower().replace('_', ' ')}" for fate in Fate if fate and fates[fate]]
     say(f"rows: {len(division.fate):,} read, {fates[Fate.KEPT]:,} kept" + "".join(f", {part}" for part in dropped))

@@ -1,27 +1,24 @@
-"""Candidate pairs by MinHash signatures and banding, in time linear in the rows.
+"""Candidate pairs from MinHash signatures by banding.
 
-Promises: a pair at least as similar as the threshold becomes a candidate with a known probability, 99% or more; the
-result depends on the sets alone, not on their order. A candidate is no more than that: callers verify it.
+Promises: a pair at least as similar as the threshold shares a bucket with a known probability, 99% or more; the result
+does not depend on the order of the sets. To share a bucket is no more than that: callers verify.
 
-MinHash: Broder, "On the resemblance and containment of documents", 1997. Banding: Leskovec, Rajaraman, Ullman, "Mining
-of Massive Datasets", chapter 3. rensa's R-MinHash computes the signatures: its slots agree with probability equal to
-the Jaccard similarity, with a variance below that of independent permutations.
+Banding: Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", chapter 3.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from rensa import RMinHash
 
 from pipeline.errors import SeqtrackError
-from pipeline.normalize import ShingleHashes, mix64
+from pipeline.normalize import mix64
 
 RECALL = 0.99  # share of the pairs at the very threshold that must become candidates; more similar ones fare better
-_SEED = 1  # of the permutations; the split's seed must not change which duplicates are found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,37 +60,60 @@ def choose_banding(threshold: float, num_perm: int) -> Banding:
     )
 
 
-def band_keys(sets: ShingleHashes, banding: Banding) -> NDArray[np.uint64]:
-    """Return one key per set and band, shape (sets, bands); equal signatures in a band give equal keys."""
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(
-        sets.hashes, sets.offsets.astype(np.uint64), banding.bands * banding.rows, _SEED
-    )
-    signatures = np.array(matrix.to_rows(), np.uint32).reshape(-1, banding.bands, banding.rows)
-    keys = np.zeros(signatures.shape[:2], np.uint64)
-    for slot in range(banding.rows):
-        keys = mix64(keys ^ signatures[:, :, slot])
-    return keys
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Buckets:
+    """The sets that share a band with others, bucket after bucket.
 
-
-def candidate_pairs(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Return the pairs of sets that share a key in some band, each once, sorted, shape (pairs, 2), first < second.
-
-    All pairs within a bucket are returned, so a family of m similar sets costs m * (m - 1) / 2.
+    Attributes:
+        members: int64, shape (members,): sets, ascending within a bucket.
+        offsets: int64, shape (buckets + 1,); bucket i owns members[offsets[i]:offsets[i + 1]], two or more.
     """
-    sets = len(keys)
-    found = np.zeros(0, np.int64)
-    for band in range(keys.shape[1]):
-        order = np.argsort(keys[:, band], kind="stable")
-        column = keys[order, band]
-        starts = np.flatnonzero(np.concatenate([[True], column[1:] != column[:-1]])) if sets else found
-        sizes = np.diff(np.append(starts, sets))
-        crowded = sizes > 1
-        starts, sizes = starts[crowded], sizes[crowded]
+
+    members: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+
+    def split(self, largest: int) -> tuple[Buckets, list[NDArray[np.int64]]]:
+        """Return the buckets of at most `largest` members, and the members of each that has more."""
+        sizes = np.diff(self.offsets)
+        crowded = np.flatnonzero(sizes > largest)
+        slim = np.repeat(sizes <= largest, sizes)
+        rest = Buckets(
+            members=self.members[slim],
+            offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(np.delete(sizes, crowded))]),
+        )
+        return rest, [self.members[self.offsets[i] : self.offsets[i + 1]] for i in crowded]
+
+    def pairs(self) -> NDArray[np.int64]:
+        """Return all pairs within the buckets, shape (pairs, 2), first < second."""
+        sizes = np.diff(self.offsets)
         # Within a bucket, the member at place p pairs with the size - 1 - p members after it.
-        members = np.repeat(starts - np.cumsum(sizes) + sizes, sizes) + np.arange(sizes.sum())
-        after = np.repeat(starts + sizes, sizes) - members - 1
-        first = np.repeat(members, after)
+        after = np.repeat(self.offsets[1:], sizes) - np.arange(len(self.members)) - 1
+        first = np.repeat(np.arange(len(self.members)), after)
         second = first + 1 + np.arange(len(first)) - np.repeat(np.cumsum(after) - after, after)
-        # A stable sort keeps members in ascending order, so first < second holds for the sets too.
-        found = np.union1d(found, order[first] * sets + order[second])
-    return np.stack(np.divmod(found, max(sets, 1)), axis=1)
+        return np.stack([self.members[first], self.members[second]], axis=1)
+
+
+def buckets(signatures: NDArray[np.uint16], chosen: NDArray[np.int64], banding: Banding) -> Iterator[Buckets]:
+    """Yield the buckets of each band.
+
+    Args:
+        signatures: shape (slots, sets), slots >= bands * rows.
+        chosen: the sets to look at; members are positions in it.
+        banding: how to cut the signatures.
+    """
+    width = np.uint64(len(chosen).bit_length())
+    factors = mix64(np.arange(banding.rows, dtype=np.uint64)) | np.uint64(1)
+    for band in range(banding.bands):
+        # Multilinear hashing: unequal bands seldom agree in the upper bits (Lemire and Kaser, 2014).
+        keys = np.zeros(len(chosen), np.uint64)
+        for slot, factor in enumerate(factors):
+            keys += signatures[band * banding.rows + slot][chosen].astype(np.uint64) * factor
+        # With the set's number in the low bits, plain sorting (several times faster than argsort) groups the buckets
+        # and orders their members.
+        keys = np.sort(keys >> width << width | np.arange(len(chosen), dtype=np.uint64))
+        same = np.zeros(len(keys) + 1, bool)
+        same[1:-1] = keys[1:] >> width == keys[:-1] >> width
+        shared = same[1:] | same[:-1]
+        members = (keys[shared] & ((np.uint64(1) << width) - np.uint64(1))).astype(np.int64)
+        starts = np.flatnonzero(~same[:-1][shared])
+        yield Buckets(members=members, offsets=np.append(starts, len(members)))

@@ -1,21 +1,23 @@
 """When two texts count as the same: a normal form, and the shingles by which nearly equal texts are compared.
 
 Promises: the normal form ignores case, width, punctuation, symbols and spacing, never depends on other texts, and keeps
-texts without a letter or digit apart. `shingles` is the definition; `shingle_hashes` computes the same sets in bulk.
+texts without a letter or digit apart. `normalise` and `shingles` are the definitions; `normal_forms` and
+`shingle_hashes` compute the same in bulk.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
+
+VERSION = 2  # of normal forms and shingle hashes: what is stored under another version is not reused
 
 # Scripts written without spaces between words: each character is a word of its own, so that word shingles become
 # character shingles exactly where they have to. Han, kana, bopomofo, Thai, Lao, Myanmar, Khmer.
@@ -48,6 +50,12 @@ class _CharacterTable(dict[int, str]):
 
 _TABLE = _CharacterTable()
 
+_SPACE = ord(" ")
+# What becomes of each byte of an ASCII text: ASCII has no alphanumerics but letters and digits.
+_ASCII = np.array(
+    [ord(chr(byte).lower()) if byte < 128 and chr(byte).isalnum() else _SPACE for byte in range(256)], "u1"
+)
+
 
 def normalise(text: str) -> str:
     """Return the normal form: words, lower-cased and without punctuation, joined by single spaces.
@@ -65,6 +73,36 @@ def normalise(text: str) -> str:
         words = _LONE_ACCENT.sub("", folded).split()
     normal = " ".join(words)
     return normal if any(map(str.isalnum, normal)) else " ".join(text.split())
+
+
+def normal_forms(texts: pa.Array) -> pa.LargeStringArray:
+    """Return `normalise` of many texts (strings without null), ASCII ones at the speed of numpy."""
+    texts = texts.cast(pa.large_string())
+    _, offset_buffer, data_buffer = texts.buffers()
+    if not len(texts) or data_buffer is None:
+        return texts
+    offsets = np.frombuffer(offset_buffer, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+    data = _ASCII[np.frombuffer(data_buffer, np.uint8)[offsets[0] : offsets[-1]]]
+    offsets = offsets - offsets[0]
+    word = data != _SPACE
+    keep = word.copy()
+    keep[:-1] |= word[1:]  # of each run of spaces the last one ...
+    filled = offsets[1:] > offsets[:-1]
+    lasts = offsets[1:][filled] - 1
+    keep[lasts] = word[lasts]  # ... unless the text ends with it ...
+    kept = np.flatnonzero(keep)
+    offsets = np.searchsorted(kept, offsets)
+    data = data[kept]
+    heads = np.unique(offsets[:-1][offsets[1:] > offsets[:-1]])
+    heads = heads[data[heads] == _SPACE]  # ... or begins with it
+    data = np.delete(data, heads)
+    offsets = offsets - np.searchsorted(heads, offsets)
+    forms = pa.LargeStringArray.from_buffers(len(texts), pa.py_buffer(offsets), pa.py_buffer(data))
+    one_by_one = pc.or_(pc.invert(pc.string_is_ascii(texts)), pc.equal(forms, ""))
+    if not pc.any(one_by_one).as_py():
+        return forms
+    others = [normalise(text) for text in texts.filter(one_by_one).to_pylist()]
+    return pc.replace_with_mask(forms, one_by_one, pa.array(others, pa.large_string()))
 
 
 def shingles(normal: str, size: int) -> frozenset[tuple[str, ...]]:
@@ -104,32 +142,45 @@ class ShingleHashes:
         return np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
 
 
-def shingle_hashes(normals: Sequence[str], size: int) -> ShingleHashes:
+def shingle_hashes(normals: pa.LargeStringArray, size: int) -> ShingleHashes:
     """Hash the shingles of many normal forms.
 
-    The hash of a shingle depends on its words alone. Two different shingles agree with a chance of 2**-64, far below
-    that of a disk error in comparing any two texts.
+    The hash of a shingle depends on its words alone. Two different shingles agree with a chance of about 2**-64, far
+    below that of a disk error in comparing any two texts.
     """
-    texts = pa.array(normals, pa.large_string())
-    lists = pc.split_pattern(texts, " ")
+    lists = pc.split_pattern(normals, " ")
     encoded = lists.values.dictionary_encode()
-    vocabulary = b"".join(
-        hashlib.blake2b(word.encode(), digest_size=8).digest() for word in encoded.dictionary.to_pylist()
+    vocabulary = np.array(
+        [xxh3_64_intdigest(word) for word in encoded.dictionary.cast(pa.large_binary()).to_pylist()], np.uint64
     )
-    words = np.frombuffer(vocabulary, "<u8").astype(np.uint64)[encoded.indices.to_numpy()]
-    starts, ends = lists.offsets.to_numpy()[:-1].astype(np.int64), lists.offsets.to_numpy()[1:].astype(np.int64)
-    counts = np.maximum(ends - starts - size + 1, 1)
-    counts[pc.equal(texts, "").to_numpy(zero_copy_only=False)] = 0
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-    first = np.repeat(starts - offsets[:-1], counts) + np.arange(offsets[-1])
-    end = np.repeat(ends, counts)
-    hashes = np.zeros(len(first), np.uint64)
-    for step in range(size):
-        position = first + step
-        # A text shorter than the shingle is filled up with zeros.
-        word = np.where(position < end, words[np.minimum(position, len(words) - 1)], np.uint64(0))
-        hashes = mix64(hashes ^ word)
-    return ShingleHashes(hashes=hashes, offsets=offsets)
+    edges = lists.offsets.to_numpy().astype(np.int64)
+    words = np.zeros(edges[-1] + size, np.uint64)  # filled up with zeros, as are texts shorter than the shingle
+    words[: edges[-1]] = vocabulary[encoded.indices.to_numpy()]
+    counts = np.diff(edges)
+    hashes = _rolling([words[step : edges[-1] + step] for step in range(size)])
+    short = np.flatnonzero(counts < size)
+    place = edges[short, None] + np.arange(size)
+    own = np.where(np.arange(size) < counts[short, None], words[place], np.uint64(0))
+    hashes[edges[short]] = _rolling(list(own.T))
+    # A shingle begins at each word but the last size - 1 of a text, and at the first in any case.
+    begins = np.ones(edges[-1], bool)
+    for step in range(1, size):
+        begins[np.maximum(edges[1:] - step, edges[:-1])] = False
+    begins[edges[:-1]] = True
+    empty = pc.equal(normals, "").to_numpy(zero_copy_only=False)
+    begins[edges[:-1][empty]] = False
+    counts = np.maximum(counts - size + 1, 1)
+    counts[empty] = 0
+    return ShingleHashes(hashes=hashes[begins], offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]))
+
+
+def _rolling(words: list[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    """Hash sequences of words, given place by place (Horner's rule with an odd factor, then scrambled)."""
+    hashes = words[0].copy()
+    for word in words[1:]:
+        hashes *= np.uint64(0xD6E8FEB86659FD93)
+        hashes += word
+    return mix64(hashes)
 
 
 def both_sides(first: ShingleHashes, second: ShingleHashes) -> ShingleHashes:

@@ -6,6 +6,7 @@ Promises: one schema, checked on reading; a row_id names the same row however fi
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +24,8 @@ SCHEMA = pa.schema(
         pa.field("split", pa.string()),  # train, validation or test where the user's files say so, else null
         pa.field("source", pa.string(), nullable=False),  # file the row came from, relative to data.path
         pa.field("line", pa.int64(), nullable=False),  # first physical line of the row in it, from 1
+        pa.field("group", pa.string()),  # of data.group_by: rows of one group stay in one split
+        pa.field("time", pa.string()),  # of data.time: a date, a time or a number, as given
     ]
 )
 
@@ -36,13 +39,25 @@ def row_id(text: str, text_pair: str | None, label: str | None, split: str | Non
         occurrence: 0 for the first row with this content in this split, 1 for the second, and so on; rows that differ
             in it alone are interchangeable, so ids do not depend on the order of rows.
     """
-    digest = hashlib.blake2b(digest_size=16)
-    for part in (text, text_pair, label, split, str(occurrence)):
-        # Length prefixes keep ("ab", "c") and ("a", "bc") apart; -1 keeps null and "" apart.
-        data = b"" if part is None else part.encode()
-        digest.update(f"{-1 if part is None else len(data)}:".encode())
-        digest.update(data)
-    return digest.hexdigest()
+    content = (
+        _framed(text)
+        + _framed(text_pair)
+        + _framed_short(label)
+        + _framed_short(split)
+        + _framed_short(str(occurrence))
+    )
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _framed(part: str | None) -> bytes:
+    """Put the length before a part: this keeps ("ab", "c") and ("a", "bc") apart, and -1 null and ""."""
+    if part is None:
+        return b"-1:"
+    data = part.encode()
+    return b"%d:%b" % (len(data), data)
+
+
+_framed_short = lru_cache(maxsize=1024)(_framed)  # labels and splits come again and again
 
 
 def read_rows(path: Path, columns: list[str] | None = None) -> pa.Table:

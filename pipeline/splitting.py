@@ -1,15 +1,17 @@
 """Which row goes to which split, such that no duplicate is on two sides of a border.
 
-Promises: contents that are near each other, directly or through others, go to one split together; splits that the user
-gave stay as given but for leaks and repeats, and test is never touched; nothing depends on the order of rows or files.
-With assignment `hash`, rows added later move no row that is not a duplicate of theirs.
+Promises: contents that are near each other, directly or through others, and rows that the user groups go to one split
+together; splits that the user gave stay as given but for leaks and repeats, which leave the side that the user chose;
+nothing depends on the order of rows or files. With assignment `hash`, rows added later move no row that is not a
+duplicate of theirs or of their group.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
 
@@ -17,13 +19,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from pipeline import params
+from pipeline.assignment import Groups, assign, edges, join
 from pipeline.duplicates import Duplicates
 from pipeline.errors import SeqtrackError
 from pipeline.labels import natural_order
+from pipeline.partial import rows_involved, shared_sides
 from pipeline.paths import SPLIT_NAMES
 from pipeline.rows import write_parquet
 
@@ -40,7 +42,9 @@ class Fate(IntEnum):
     DROPPED_FROM_TRAIN = 2
     """Duplicates a test row or a validation row that is kept."""
     DROPPED_FROM_VALIDATION = 3
-    """Duplicates a test row."""
+    """Duplicates a test row, or a train row where train is not to be touched."""
+    DROPPED_FROM_TEST = 4
+    """Duplicates a train or validation row, where train is not to be touched."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -54,6 +58,11 @@ class Division:
         assigned: bool, shape (rows,): whether the row's split was chosen here, group by group, rather than given.
         label: int64, shape (rows,): position in label_names; -1 where the row is unlabelled.
         label_names: in natural order.
+        classes: whether labels are classes, each of which has to be in train.
+        group: int64, shape (rows,): the user's group of each row; -1 for none.
+        group_leaks: int64, shape (pairs, 2): a kept row and one of the same group that was dropped for that alone.
+        partial: int64, shape (pairs, 2): rows in different splits that share one side of a pair; the second is the one
+            dropped where split.partial_overlap says so.
     """
 
     given: NDArray[np.int8]
@@ -62,6 +71,10 @@ class Division:
     assigned: NDArray[np.bool_]
     label: NDArray[np.int64]
     label_names: tuple[str, ...]
+    classes: bool
+    group: NDArray[np.int64]
+    group_leaks: NDArray[np.int64]
+    partial: NDArray[np.int64]
 
     def counts(self) -> NDArray[np.int64]:
         """Return rows by label and split, shape (labels + 1, 3); the last line counts the unlabelled."""
@@ -71,58 +84,87 @@ class Division:
         return table
 
 
-def divide(rows: pa.Table, duplicates: Duplicates, settings: params.Split) -> Division:
+def divide(rows: pa.Table, duplicates: Duplicates, settings: params.Split, *, classes: bool = True) -> Division:
     """Decide for each row which split it is in, or why in none.
 
-    Without given splits (or with train alone), repeats of one content and label are dropped but for the first by source
-    and line, and the rest is assigned by ratio in groups of near contents. With given splits, leaks are dropped from
-    train and validation, repeats from train; if only validation is missing, it is taken out of train by the same rule.
-    Leaks are a matter between direct neighbours: a row that is like a row that is like a test row stays.
+    Without given splits (or with train alone), repeats of one content and label are dropped but for the first, and the
+    rest is assigned in groups of near contents. With given splits, leaks are dropped as on_leak says, repeats from
+    train; if only validation is missing, it is taken out of train by the same rules as above. Leaks are a matter
+    between direct neighbours: a row that is like a row that is like a test row stays, but in families too large for all
+    pairs to be compared. With folds, one fold of what is assigned is test, or validation where test is given.
 
     Args:
         rows: canonical rows.
         duplicates: of the same rows.
-        settings: seed, ratios and assignment count here.
+        settings: all but near_duplicate_threshold, shingle_size and num_perm count here.
+        classes: whether labels are classes, to be in train and, with assignment `exact`, in all splits alike.
 
     Raises:
-        SeqtrackError: only some rows name a split, or a class would have no row in train.
+        SeqtrackError: only some rows name a split, times are missing or no times, folds would replace a given split,
+            given splits leak and must not, or a class would have no row in train.
     """
     given = _given(rows)
     label_names = natural_order(pc.unique(rows["label"]).drop_null().to_pylist())
     label = pc.index_in(rows["label"], value_set=pa.array(label_names, pa.string()))
     label = pc.fill_null(label, -1).to_numpy().astype(np.int64)
+    group_names = sorted(pc.unique(rows["group"]).drop_null().to_pylist())
+    group = pc.index_in(rows["group"], value_set=pa.array(group_names, pa.string()))
+    group = pc.fill_null(group, -1).to_numpy().astype(np.int64)
     present = set(np.unique(given).tolist())
     fate = np.full(rows.num_rows, Fate.KEPT, np.int8)
     pool = np.zeros(rows.num_rows, bool)
+    group_leaks = np.zeros((0, 2), np.int64)
     if present <= {NO_SPLIT} or present == {TRAIN}:
         pool[:] = True
-        edges = _edges(settings.ratios.train, settings.ratios.validation, settings.ratios.test)
     else:
-        _mark_leaks(fate, given, duplicates)
-        if VALIDATION not in present and settings.ratios.validation > 0:
+        group_leaks = _mark_leaks(fate, given, rows, duplicates, group, settings)
+        if _takes_from_train(present, settings):
             pool = given == TRAIN
-        edges = _edges(settings.ratios.train, settings.ratios.validation, 0.0)
-    _mark_repeats(fate, pool | (given == TRAIN), rows, duplicates.content, label)
+    time = _times(rows, pool) if settings.assignment == "time" and pool.any() else np.zeros(rows.num_rows)
+    _mark_repeats(fate, pool | (given == TRAIN), rows, duplicates.content, label, group, time)
     pool &= fate == Fate.KEPT
     split = np.where(fate == Fate.KEPT, given, NO_SPLIT).astype(np.int8)
     if pool.any():
-        groups = _groups(pool, duplicates, label, settings.seed)
-        assign = _by_hash if settings.assignment == "hash" else _by_class
-        split[pool] = assign(groups, edges)[groups.of_row]
-    division = Division(given=given, fate=fate, split=split, assigned=pool, label=label, label_names=label_names)
+        strata = label if classes else np.zeros_like(label)
+        groups = join(np.flatnonzero(pool), duplicates, strata, group, group_names, time, settings.seed)
+        split[pool] = _splits_of_groups(groups, present, settings)[groups.of_row]
+    partial = _shared(rows, split, duplicates.side)
+    if settings.partial_overlap == "drop_from_train":
+        leaving = partial[split[partial[:, 1]] == TRAIN, 1]
+        fate[leaving], split[leaving], pool[leaving] = Fate.DROPPED_FROM_TRAIN, NO_SPLIT, False
+    division = Division(
+        given=given,
+        fate=fate,
+        split=split,
+        assigned=pool,
+        label=label,
+        label_names=label_names,
+        classes=classes,
+        group=group,
+        group_leaks=group_leaks,
+        partial=partial,
+    )
     _require_training_rows(division, settings)
     return division
 
 
 def write_splits(folder: Path, rows: pa.Table, division: Division) -> None:
-    """Write train, validation and test.parquet: the ids of their rows, in the order of `rows`."""
-    for place, name in enumerate(SPLIT_NAMES):
-        ids = rows.select(["row_id"]).filter(pa.array(division.split == place)).combine_chunks()
+    """Write train, validation and test.parquet: the ids of their rows, in the order of `rows`.
+
+    Where rows were dropped from the test split that the user gave, that is written too, as test_as_given.parquet.
+    """
+    chosen = {name: division.split == place for place, name in enumerate(SPLIT_NAMES)}
+    if (division.fate == Fate.DROPPED_FROM_TEST).any():
+        chosen["test_as_given"] = division.given == TEST
+    for name, here in chosen.items():
+        ids = rows.select(["row_id"]).filter(pa.array(here)).combine_chunks()
         write_parquet(ids, folder / f"{name}.parquet")
 
 
 def missing_classes(division: Division) -> list[str]:
     """Return a sentence for each class that has no row in a validation or test split which has labelled rows."""
+    if not division.classes:
+        return []
     counts = division.counts()[:-1]
     return [
         f"class {name!r} ({counts[row].sum()} rows) has no row in {SPLIT_NAMES[split]}"
@@ -145,24 +187,154 @@ def _given(rows: pa.Table) -> NDArray[np.int8]:
     return np.asarray(pc.fill_null(split, NO_SPLIT).to_numpy().astype(np.int8))
 
 
-def _mark_leaks(fate: NDArray[np.int8], given: NDArray[np.int8], duplicates: Duplicates) -> None:
-    """Drop validation rows that duplicate test, then train rows that duplicate test or what is left of validation."""
-    content = duplicates.content
+def _takes_from_train(present: set[int], settings: params.Split) -> bool:
+    """Return whether a missing split is taken out of the train rows that the user gave."""
+    if settings.folds is None:
+        return VALIDATION not in present and settings.ratios.validation > 0
+    if {VALIDATION, TEST} <= present:
+        raise SeqtrackError(
+            "folds would replace a split that your files give",
+            where="split.folds in params.yaml",
+            found="files for validation and for test",
+            fix="leave the validation file out, so that each fold of train is validation in turn, or set folds to null",
+        )
+    return True
 
-    def touched(rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Mark the contents of these rows and those near them."""
+
+def _splits_of_groups(groups: Groups, present: set[int], settings: params.Split) -> NDArray[np.int8]:
+    """Return the split of each group, shape (groups,)."""
+    ratios = settings.ratios
+    free = not present & {VALIDATION, TEST}
+    if settings.folds is None:
+        shares = (ratios.train, ratios.validation, ratios.test if free else 0.0)
+        return assign(groups, edges(*shares), settings.assignment).astype(np.int8)
+    held_out = assign(groups, edges(*[1.0] * settings.folds), settings.assignment) == settings.fold
+    result = np.full(len(held_out), VALIDATION if TEST in present else TEST, np.int8)
+    rest = groups.folded(settings.folds).subset(~held_out)
+    result[~held_out] = TRAIN
+    if free and len(rest.sizes):
+        result[~held_out] = assign(rest, edges(ratios.train, ratios.validation), settings.assignment)
+    return result
+
+
+def _mark_leaks(
+    fate: NDArray[np.int8],
+    given: NDArray[np.int8],
+    rows: pa.Table,
+    duplicates: Duplicates,
+    group: NDArray[np.int64],
+    settings: params.Split,
+) -> NDArray[np.int64]:
+    """Go through the splits from the one to keep whole; drop from each what relates to those before it.
+
+    Returns:
+        group_leaks of Division.
+    """
+    related = _relation(duplicates)
+    order = (TRAIN, VALIDATION, TEST) if settings.on_leak == "drop_from_test" else (TEST, VALIDATION, TRAIN)
+    fates = {
+        TRAIN: Fate.DROPPED_FROM_TRAIN,
+        VALIDATION: Fate.DROPPED_FROM_VALIDATION,
+        TEST: Fate.DROPPED_FROM_TEST,
+    }
+    kept = given == order[0]
+    group_leaks = []
+    for place in order[1:]:
+        here = given == place
+        leaks = here & related(kept)
+        straying = np.flatnonzero(here & ~leaks & (group >= 0) & np.isin(group, group[kept]))
+        if len(straying):
+            ordered = in_source_order(rows, np.flatnonzero(kept & np.isin(group, group[straying])))
+            held, first = np.unique(group[ordered], return_index=True)
+            partners = ordered[first][np.searchsorted(held, group[straying])]
+            group_leaks.append(np.stack([partners, straying], axis=1))
+        leaks[straying] = True
+        fate[leaks] = fates[place]
+        kept |= here & ~leaks
+    if settings.on_leak == "fail" and (fate != Fate.KEPT).any():
+        _refuse(rows, given, np.flatnonzero(fate != Fate.KEPT))
+    return np.concatenate([np.zeros((0, 2), np.int64), *group_leaks])
+
+
+def _relation(duplicates: Duplicates) -> Callable[[NDArray[np.bool_]], NDArray[np.bool_]]:
+    """Return a function that marks the rows whose content is, or is near, that of some given rows (masks of rows)."""
+    content = duplicates.content
+    left, right = duplicates.near.T
+    # Of a crowded family not all pairs are known, so that all of it counts as near.
+    family = duplicates.families()
+    crowded = np.zeros(len(family), bool)
+    crowded[family[duplicates.crowded]] = True
+
+    def related(rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
         own = np.zeros(len(duplicates.digests), bool)
         own[content[rows]] = True
         marked = own.copy()
-        left, right = duplicates.near.T
         marked[left[own[right]]] = True
         marked[right[own[left]]] = True
-        return marked
+        touched = np.zeros(len(family), bool)
+        touched[family[own]] = True
+        marked |= (touched & crowded)[family]
+        return marked[content]
 
-    leaks = (given == VALIDATION) & touched(given == TEST)[content]
-    fate[leaks] = Fate.DROPPED_FROM_VALIDATION
-    held_out = (given == TEST) | ((given == VALIDATION) & ~leaks)
-    fate[(given == TRAIN) & touched(held_out)[content]] = Fate.DROPPED_FROM_TRAIN
+    return related
+
+
+def _refuse(rows: pa.Table, given: NDArray[np.int8], leaks: NDArray[np.int64]) -> None:
+    """Raise, with the first leak by source and line as the example."""
+    first = in_source_order(rows, leaks)
+    source, line = (rows[name][int(first[0])].as_py() for name in ("source", "line"))
+    shares = [f"{(given[leaks] == place).sum():,} in {SPLIT_NAMES[place]}" for place in np.unique(given[leaks])]
+    raise SeqtrackError(
+        "the splits given share rows",
+        where=f"{source}:{line}",
+        expected="no row of one split that repeats or nearly repeats one of another",
+        found=f"{len(leaks):,} such rows ({', '.join(shares)})",
+        fix="set split.on_leak to drop_from_train, which removes and lists them, or clean the files",
+    )
+
+
+def _shared(rows: pa.Table, split: NDArray[np.int8], side: NDArray[np.int64]) -> NDArray[np.int64]:
+    involved = in_source_order(rows, rows_involved(split, side))
+    return involved[shared_sides(split[involved], side[involved])]
+
+
+def _times(rows: pa.Table, pool: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the time of each row of the pool as a number, shape (rows,): seconds for dates, numbers as they are."""
+    column = rows["time"]
+    known = pc.unique(column.filter(pa.array(pool)))
+    where = "data.time in params.yaml"
+    if known.null_count:
+        row = int(np.flatnonzero(pool & column.is_null().to_numpy())[0])
+        raise SeqtrackError(
+            "a row without a time cannot be assigned by time",
+            where=f"{rows['source'][row].as_py()}:{rows['line'][row].as_py()}",
+            expected=f"a date, a time or a number in every row (column: {where})",
+            fix="name the column in data.time, fill the gaps, or choose another split.assignment",
+        )
+    texts = known.to_pylist()
+    try:
+        numbers = [_number(text) for text in texts]
+    except ValueError:
+        try:
+            numbers = [_seconds(text) for text in texts]
+        except ValueError as error:
+            raise SeqtrackError(
+                f"not a time: {error}", where=where, expected="ISO 8601, for example 2024-05-31, or numbers in all rows"
+            ) from None
+    times: NDArray[np.float64] = np.array(numbers)[pc.fill_null(pc.index_in(column, value_set=known), 0).to_numpy()]
+    return times
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text!r} is no number to sort by")
+    return number
+
+
+def _seconds(text: str) -> float:
+    moment = datetime.fromisoformat(text.strip())
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def _mark_repeats(
@@ -171,10 +343,16 @@ def _mark_repeats(
     rows: pa.Table,
     content: NDArray[np.int64],
     label: NDArray[np.int64],
+    group: NDArray[np.int64],
+    time: NDArray[np.float64],
 ) -> None:
-    """Drop, among the rows `where`, all but the first by source and line of each content and label."""
+    """Drop, among the rows `where`, all but the first by time, group, source and line of each content and label.
+
+    Time and group come before source and line so that the order of files decides between equal rows only.
+    """
     repeated = np.bincount(content)[content] > 1
     candidates = in_source_order(rows, np.flatnonzero(where & (fate == Fate.KEPT) & repeated))
+    candidates = candidates[np.lexsort((group[candidates], time[candidates]))]  # stable
     _, first = np.unique(content[candidates] * (label.max(initial=0) + 2) + label[candidates], return_index=True)
     fate[np.delete(candidates, first)] = Fate.DROPPED
 
@@ -187,93 +365,6 @@ def in_source_order(rows: pa.Table, chosen: NDArray[np.int64]) -> NDArray[np.int
     return ordered
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Groups:
-    """Rows that must stay together.
-
-    Attributes:
-        of_row: int64, shape (rows of the pool,): the group of each.
-        sizes: int64, shape (groups,): rows in each.
-        label: int64, shape (groups,): the label of most of its rows, the first such.
-        position: int64, shape (groups,): where the group stands in [0, 2**53), by its content and the seed alone.
-    """
-
-    of_row: NDArray[np.int64]
-    sizes: NDArray[np.int64]
-    label: NDArray[np.int64]
-    position: NDArray[np.int64]
-
-
-_WHOLE = 2**53
-
-
-def _groups(pool: NDArray[np.bool_], duplicates: Duplicates, label: NDArray[np.int64], seed: int) -> _Groups:
-    """Join contents along verified near pairs, and the pool's rows with them."""
-    contents = len(duplicates.digests)
-    content, label = duplicates.content[pool], label[pool]
-    left, right = duplicates.near.T
-    graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(contents, contents))
-    _, component = connected_components(graph, directed=False)
-    # Contents are numbered by digest, so the first content of a component has its smallest digest.
-    components, of_row = np.unique(component[content], return_inverse=True)
-    smallest = np.full(len(components), contents)
-    np.minimum.at(smallest, of_row, content)
-    labels, label = np.unique(label, return_inverse=True)
-    votes, count = np.unique(of_row * len(labels) + label, return_counts=True)
-    voter, vote = np.divmod(votes, len(labels))
-    order = np.lexsort((vote, -count, voter))
-    _, first = np.unique(voter[order], return_index=True)
-    return _Groups(
-        of_row=of_row,
-        sizes=np.bincount(of_row),
-        label=labels[vote[order][first]],
-        position=_positions([duplicates.digests[number] for number in smallest.tolist()], seed),
-    )
-
-
-def _positions(digests: Sequence[bytes], seed: int) -> NDArray[np.int64]:
-    key = seed.to_bytes(8, "little")
-    hashes = b"".join(hashlib.blake2b(digest, key=key, digest_size=8).digest() for digest in digests)
-    top: NDArray[np.int64] = (np.frombuffer(hashes, "<u8") >> np.uint64(11)).astype(np.int64)
-    return top
-
-
-def _edges(train: float, validation: float, test: float) -> NDArray[np.int64]:
-    """Return where train, validation and test end in [0, _WHOLE], in proportion to their ratios."""
-    ends = np.cumsum([train, validation, test])
-    edges: NDArray[np.int64] = np.rint(ends / ends[-1] * _WHOLE).astype(np.int64)
-    return edges
-
-
-def _by_hash(groups: _Groups, edges: NDArray[np.int64]) -> NDArray[np.int8]:
-    """Return the split of each group: where its position falls."""
-    split: NDArray[np.int8] = np.searchsorted(edges, groups.position, side="right").astype(np.int8)
-    return split
-
-
-def _by_class(groups: _Groups, edges: NDArray[np.int64]) -> NDArray[np.int8]:
-    """Return the split of each group: within each class, in the order of positions, cut at the ratios.
-
-    A group goes where the middle of its rows falls, so a split's share is off by one group at most; but every split
-    with a ratio above 0 gets a group of each class that has enough of them, and train comes first where it has not.
-    """
-    wanted = np.flatnonzero(np.diff(edges, prepend=0))
-    result = np.empty(len(groups.sizes), np.int8)
-    for label in np.unique(groups.label):
-        members = np.flatnonzero(groups.label == label)
-        members = members[np.argsort(groups.position[members])]
-        ends = np.cumsum(groups.sizes[members])
-        middles = (ends - groups.sizes[members] / 2) / ends[-1] * _WHOLE
-        cuts = np.searchsorted(middles, edges[wanted[:-1]])
-        taken, left = 0, len(members)
-        for place in range(len(cuts)):  # a group more than the cut before ...
-            taken = cuts[place] = min(max(cuts[place], taken + 1), len(members))
-        for place in reversed(range(len(cuts))):  # ... and one less than the cut after, the earlier splits first
-            left = cuts[place] = max(min(cuts[place], left - 1), min(place + 1, len(members)))
-        result[members] = wanted[np.searchsorted(cuts, np.arange(len(members)), side="right")]
-    return result
-
-
 def _require_training_rows(division: Division, settings: params.Split) -> None:
     if not (division.split == TRAIN).any():
         raise SeqtrackError(
@@ -284,7 +375,7 @@ def _require_training_rows(division: Division, settings: params.Split) -> None:
         )
     counts = division.counts()[:-1]
     absent = np.flatnonzero(counts[:, TRAIN] == 0)
-    if not len(absent):
+    if not division.classes or not len(absent):
         return
     first = int(absent[0])
     total = int((division.label == first).sum())

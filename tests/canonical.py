@@ -19,6 +19,8 @@ class Row:
     split: str | None = None
     text_pair: str | None = None
     source: str = "rows.csv"
+    group: str | None = None
+    time: str | None = None
 
 
 def table(rows: Iterable[Row]) -> pa.Table:
@@ -36,6 +38,8 @@ def table(rows: Iterable[Row]) -> pa.Table:
                 "split": row.split,
                 "source": row.source,
                 "line": line,
+                "group": row.group,
+                "time": row.time,
             }
         )
         seen[content] += 1
@@ -46,6 +50,10 @@ def settings(*, train: float = 0.8, validation: float = 0.1, test: float = 0.1, 
     defaults = {
         "seed": 13,
         "assignment": "hash",
+        "folds": None,
+        "fold": 0,
+        "on_leak": "drop_from_train",
+        "partial_overlap": "report",
         "near_duplicate_threshold": 0.8,
         "shingle_size": 3,
         "num_perm": 128,

@@ -7,7 +7,7 @@ from canonical import Row, changed, sentence, settings, table
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.duplicates import Duplicates, find_duplicates, similarity_of
+from pipeline.duplicates import FAMILY, Duplicates, find_duplicates, similarity_of
 from pipeline.errors import SeqtrackError
 from pipeline.normalize import normalise
 
@@ -120,7 +120,7 @@ def test_the_order_of_rows_changes_nothing() -> None:
     shuffled = list(texts)
     random.Random(1).shuffle(shuffled)
     results = [find_duplicates(table(map(Row, order)), settings()) for order in (texts, shuffled)]
-    assert results[0].digests == results[1].digests
+    assert np.array_equal(results[0].digests, results[1].digests)
     assert np.array_equal(results[0].near, results[1].near)
     assert np.array_equal(results[0].similarity, results[1].similarity)
 
@@ -142,3 +142,56 @@ def test_texts_longer_than_a_chunk_and_no_rows_at_all() -> None:
 def test_too_few_permutations_are_an_error() -> None:
     with pytest.raises(SeqtrackError, match="num_perm"):
         find_duplicates(table([Row("a")]), settings(near_duplicate_threshold=0.1, num_perm=16))
+
+
+def test_a_large_family_is_connected_in_linear_time() -> None:
+    size = 2000
+    # One word differs, so that any two are near each other: size * (size - 1) / 2 pairs.
+    texts = [changed(sentence(1, 40), 39, f"variant{number}") for number in range(size)]
+    rows = table(map(Row, [*texts, *(sentence(number) for number in range(2, 50))]))
+    found = find_duplicates(rows, settings())
+    family = found.families()[found.content]
+    assert len(set(family[:size].tolist())) == 1
+    assert not set(family[size:].tolist()) & {family[0]}
+    assert found.crowded[found.content].tolist() == [True] * size + [False] * 48
+    assert found.candidates < (FAMILY + 2) * size
+    assert found.similarity.min() >= 0.8
+
+
+def test_families_that_are_no_cluster_are_connected_as_well() -> None:
+    rng = random.Random(3)
+    texts = [sentence(1, 40)]
+    while len(texts) < 1000:
+        # Each grows out of an earlier one, so that most of them are not near each other.
+        texts.append(changed(rng.choice(texts), rng.randrange(40), f"new{len(texts)}"))
+    options = settings()
+    found = find_duplicates(table(map(Row, texts)), options)
+    family = found.families()[found.content]
+    near = apart = 0
+    for _ in range(20_000):
+        one, other = rng.sample(range(1000), 2)
+        if similarity_of((texts[one], None), (texts[other], None), 3) >= 0.8:
+            near += 1
+            apart += family[one] != family[other]
+    assert near > 20
+    assert apart <= 0.01 * near
+    assert found.candidates < 3 * FAMILY * len(texts)
+
+
+def test_a_small_family_among_many_look_alikes_gets_all_its_pairs() -> None:
+    texts = [f"{sentence(1, 40)} {sentence(number, 25)}" for number in range(2, 60)]
+    triple = [texts[0], changed(texts[0], 50), changed(texts[0], 60)]
+    found = find_duplicates(table(map(Row, [*triple, *texts[1:]])), settings(near_duplicate_threshold=0.9))
+    assert near_rows(found) == {(0, 1), (0, 2)} or near_rows(found) == {(0, 1), (0, 2), (1, 2)}
+    assert not found.crowded.any()
+
+
+def test_sides_are_numbered_across_both_columns() -> None:
+    rows = table([Row("A b", text_pair="c"), Row("C!", text_pair="a b"), Row("c"), Row("d", text_pair="d")])
+    found = find_duplicates(rows, settings())
+    (a, b), (c, d), single, (e, f) = found.side.tolist()
+    assert (a, b) == (d, c)
+    assert single == [-1, -1]
+    assert e == f
+    assert len({a, b, e}) == 3
+    assert find_duplicates(table([Row("c")]), settings()).side.shape == (0, 2)

@@ -109,6 +109,23 @@ def test_rows_without_a_label_are_left_out_and_counted(tmp_path: Path) -> None:
     assert test["metrics"]["accuracy"] == pytest.approx(accuracy_score(actual, predicted))
 
 
+def test_the_test_set_as_given_is_scored_beside_the_clean_one(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    given = [row["row_id"] for row in world.rows if row["split"] == "test"]
+    world.write_split("test_as_given", given)
+    world.write_split("test", given[:20])
+    reports, _ = world.report(world.evaluate())
+    metrics = read_json(reports / "metrics.json")
+    assert list(metrics) == ["test", "test_as_given", "validation"]
+    expected = world.expected("test")
+    for name, ids in (("test_as_given", given), ("test", given[:20])):
+        actual, predicted, _ = zip(*(expected[id_] for id_ in ids), strict=True)
+        assert metrics[name]["accuracy"] == pytest.approx(accuracy_score(actual, predicted))
+    assert len((reports / "confusion.csv").read_text().splitlines()) == 1 + 20
+    errors = [json.loads(line) for line in (reports / "errors.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {error["split"] for error in errors} <= {"validation", "test"}
+
+
 def test_an_unlabelled_test_split_is_absent_and_validation_takes_its_place(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,7 @@ def pairs_of(rows: list[Row], options: Split | None = None) -> list[Pair]:
     rows_table = table(rows)
     duplicates = find_duplicates(rows_table, options)
     division = divide(rows_table, duplicates, options)
-    pairs = list_pairs(rows_table, duplicates, division)
+    pairs = list_pairs(rows_table, duplicates, division, options)
     assert verify(division, duplicates, pairs, options).passed
     return pairs
 
@@ -98,7 +98,7 @@ def test_verification_sees_a_duplicate_that_crosses() -> None:
     rows = table([Row("a b c"), Row("a b c", "b"), Row(near), Row(changed(near)), Row("alone")])
     duplicates = find_duplicates(rows, options)
     division = divide(rows, duplicates, options)
-    pairs = list_pairs(rows, duplicates, division)
+    pairs = list_pairs(rows, duplicates, division, options)
     for row, crossing in ((0, 1), (1, 1), (2, 1), (3, 1), (4, 0)):
         moved = division.split.copy()
         moved[row] = 2
@@ -116,7 +116,7 @@ def write(rows: list[Row], folder: Path) -> None:
     )
     duplicates = find_duplicates(rows_table, options)
     division = divide(rows_table, duplicates, options)
-    pairs = list_pairs(rows_table, duplicates, division)
+    pairs = list_pairs(rows_table, duplicates, division, options)
     write_reports(folder, division, duplicates, pairs, verify(division, duplicates, pairs, options), options)
 
 
@@ -159,10 +159,61 @@ def test_the_terminal_tells_sizes_duplicates_and_verdict(capsys: pytest.CaptureF
     rows = table([Row("a b c", f"label {number}") for number in range(40)] + [Row("a b c", "label 1")])
     duplicates = find_duplicates(rows, options)
     division = divide(rows, duplicates, options)
-    pairs = list_pairs(rows, duplicates, division)
+    pairs = list_pairs(rows, duplicates, division, options)
     show(division, pairs, verify(division, duplicates, pairs, options))
     out = capsys.readouterr().out
     assert "label 2 " in out
     assert "... 10 more" in out
     assert "rows: 41 read, 40 kept, 1 dropped" in out
     assert out.splitlines()[-1].startswith("no verified duplicate crosses splits")
+
+
+def test_a_large_family_is_reported_row_by_row() -> None:
+    size = 300
+    rows = [Row(changed(sentence(1, 40), 39, f"variant{number}")) for number in range(size)]
+    pairs = pairs_of(rows)
+    assert size - 1 <= len(pairs) <= 1.1 * size
+    assert {line for pair in pairs for line in (pair.first.line, pair.second.line)} == set(range(1, size + 1))
+    assert {pair.kind for pair in pairs} == {"near"}
+
+
+def test_shared_sentences_are_partial_and_shared_groups_are_named() -> None:
+    rows = [
+        Row("a shared sentence", text_pair="train's own", split="train"),
+        Row("something else", text_pair="A shared sentence!", split="test", label="b"),
+        Row("of train alone", text_pair="of train alone too", split="train", label="b"),
+        Row("of user 1", text_pair="in train", split="train", group="user 1"),
+        Row("of user 1 again", text_pair="in test", split="test", group="user 1"),
+        Row("kept", text_pair="in train too", split="train"),
+    ]
+    report = pairs_of(rows)
+    assert lines(report) == [(2, 1, "partial", "reported"), (5, 4, "group", "dropped_from_train")]
+    assert [pair.label_conflict for pair in report] == [False, False]
+    dropping = settings(train=1.0, validation=0.0, test=0.0, partial_overlap="drop_from_train")
+    assert lines(pairs_of(rows, dropping))[0] == (2, 1, "partial", "dropped_from_train")
+
+
+def test_rows_dropped_from_test_are_reported_so() -> None:
+    rows = [Row("a b c", split="train"), Row("A b c", split="test"), Row("d", split="test")]
+    options = settings(train=1.0, validation=0.0, test=0.0, on_leak="drop_from_test")
+    assert lines(pairs_of(rows, options)) == [(2, 1, "normalized", "dropped_from_test")]
+
+
+def test_verification_sees_shared_groups_and_sentences() -> None:
+    options = settings(train=1.0, validation=0.0, test=0.0, partial_overlap="drop_from_train")
+    rows = table(
+        [
+            Row("one", text_pair="two", group="x"),
+            Row("three", text_pair="four", group="x"),
+            Row("five", text_pair="six"),
+            Row("six", text_pair="seven"),
+        ]
+    )
+    duplicates = find_duplicates(rows, options)
+    division = divide(rows, duplicates, options)
+    assert verify(division, duplicates, [], options).passed
+    for row, groups, sides in ((0, 1, 0), (3, 0, 1)):
+        moved = division.split.copy()
+        moved[row] = 2
+        found = verify(dataclasses.replace(division, split=moved), duplicates, [], options)
+        assert (found.groups_crossing_splits, found.sides_shared_with_train, found.passed) == (groups, sides, False)

@@ -4,8 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import SeqtrackError
-from pipeline.lsh import RECALL, band_keys, candidate_pairs, choose_banding
-from pipeline.normalize import ShingleHashes
+from pipeline.lsh import RECALL, Banding, buckets, choose_banding
 
 
 @given(st.floats(0.3, 1.0), st.integers(16, 300))
@@ -24,34 +23,24 @@ def test_too_few_permutations_are_an_error_that_says_how_many_would_do() -> None
     assert choose_banding(0.1, 44).rows == 1
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)), max_size=12))
-def test_candidates_are_all_pairs_that_share_a_key(keys: list[tuple[int, int, int]]) -> None:
-    expected = [
-        [i, j]
-        for i in range(len(keys))
-        for j in range(i + 1, len(keys))
-        if any(a == b for a, b in zip(keys[i], keys[j], strict=True))
-    ]
-    assert candidate_pairs(np.array(keys, np.uint64).reshape(-1, 3)).tolist() == expected
+@given(st.lists(st.tuples(*[st.integers(0, 3)] * 6), max_size=12), st.integers(0, 3))
+def test_pairs_are_those_that_share_a_band(columns: list[tuple[int, ...]], largest: int) -> None:
+    banding = Banding(bands=3, rows=2)
+    slots = np.array(columns, np.uint16).reshape(-1, 6).T
+    for band, found in enumerate(buckets(slots, np.arange(len(columns)), banding)):
+        keys = [column[2 * band : 2 * band + 2] for column in columns]
+        pairs = {(i, j) for i in range(len(keys)) for j in range(i + 1, len(keys)) if keys[i] == keys[j]}
+        assert sorted(found.pairs().tolist()) == sorted(map(list, pairs))
+        slim, large = found.split(largest)
+        assert all(len(members) > largest for members in large)
+        rest = {(i, j) for members in large for i in members.tolist() for j in members.tolist() if i < j}
+        assert set(map(tuple, slim.pairs().tolist())) | rest == pairs
 
 
-@pytest.mark.parametrize(("common", "own"), [(20, 2), (16, 2), (300, 37), (8, 1), (4, 0)])
-def test_recall_at_the_threshold_is_what_the_formula_says_or_better(common: int, own: int) -> None:
-    trials = 2000
-    rng = np.random.default_rng(common)
-    elements = rng.integers(0, 2**63, (trials, common + 2 * own), dtype=np.uint64)
-    left = elements[:, : common + own]
-    right = np.concatenate([elements[:, :common], elements[:, common + own :]], axis=1)
-    size = common + own
-    offsets = np.arange(0, trials * size + 1, size)
-    banding = choose_banding(0.8, 128)
-    keys = [band_keys(ShingleHashes(hashes=np.ravel(side), offsets=offsets), banding) for side in (left, right)]
-    found = (keys[0] == keys[1]).any(axis=1).mean()
-    assert found >= 0.99 if common / (common + 2 * own) >= 0.8 else found > 0.95
-
-
-def test_keys_depend_on_the_set_alone() -> None:
-    banding = choose_banding(0.8, 128)
-    values = np.array([5, 9, 7, 7, 9, 5, 5], np.uint64)
-    keys = band_keys(ShingleHashes(hashes=values, offsets=np.array([0, 3, 7])), banding)
-    assert np.array_equal(keys[0], keys[1])
+def test_the_order_of_sets_changes_no_bucket() -> None:
+    slots = np.random.default_rng(0).integers(0, 3, (4, 50)).astype(np.uint16)
+    order = np.random.default_rng(1).permutation(50)
+    banding = Banding(bands=2, rows=2)
+    for one, other in zip(buckets(slots, np.arange(50), banding), buckets(slots, order, banding), strict=True):
+        pairs = np.sort(order[other.pairs()], axis=1)
+        assert set(map(tuple, one.pairs().tolist())) == set(map(tuple, pairs.tolist()))

@@ -2,13 +2,22 @@ import sys
 import unicodedata
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.normalize import both_sides, jaccard, normalise, shingle_hashes, shingles
+from pipeline.normalize import ShingleHashes, both_sides, jaccard, normal_forms, normalise, shingles
+from pipeline.normalize import shingle_hashes as hashes_of_array
 
 texts = st.text(max_size=40)
+ascii_texts = st.text(st.characters(codec="ascii"), max_size=40)
+
+
+def shingle_hashes(normals: list[str], size: int) -> ShingleHashes:
+    return hashes_of_array(pa.array(normals, pa.large_string()), size)
+
+
 words = st.lists(st.sampled_from(["a", "b", "ab", "é", "我"]), max_size=12).map(" ".join)
 
 
@@ -70,6 +79,7 @@ def test_shingles_of_words_of_characters_and_of_short_texts() -> None:
     assert jaccard(shingles("a b", 3), shingles("a c", 3)) == 0.0
 
 
+@settings(deadline=None)
 @given(st.lists(words, max_size=6), st.integers(1, 5))
 def test_hashed_shingles_are_the_defined_sets(normals: list[str], size: int) -> None:
     hashed = shingle_hashes(normals, size)
@@ -98,3 +108,14 @@ def test_hashes_do_not_depend_on_the_other_texts() -> None:
     alone = shingle_hashes(["x y z w"], 3).hashes
     among = shingle_hashes(["z z z", "", "x y z w"], 3)
     assert np.array_equal(among.hashes[among.offsets[2] :], alone)
+
+
+@given(
+    st.lists(ascii_texts | texts | st.sampled_from(["", " ", "!!!", " a", "a ", "A_b", "\x00", "a\n\nb"]), max_size=8)
+)
+@example([" a"])
+@example(["", " ", "a  b ", "", " b"])
+def test_normal_forms_in_bulk_are_those_one_by_one(many: list[str]) -> None:
+    assert normal_forms(pa.array(many, pa.string())).to_pylist() == [normalise(text) for text in many]
+    both = pa.array(["before", *many, "after"], pa.string())
+    assert normal_forms(both.slice(1, len(many))).to_pylist() == [normalise(text) for text in many]

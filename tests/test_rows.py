@@ -26,6 +26,8 @@ def table(rows: int = 3) -> pa.Table:
         "split": [None] * rows,
         "source": ["file.csv"] * rows,
         "line": list(range(rows)),
+        "group": ["g"] * rows,
+        "time": [None] * rows,
     }
     return pa.table(columns, schema=SCHEMA)
 

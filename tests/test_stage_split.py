@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from canonical import Row, changed, sentence, table
 
+from pipeline.labels import LabelSet
 from pipeline.rows import write_parquet
 
 ROOT = Path(__file__).parent.parent
@@ -27,6 +28,8 @@ def run(folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "data" / "validated").mkdir(parents=True)
+    labels = LabelSet(problem_type="single_label_classification", names=("a", "x", "y"))
+    labels.write(tmp_path / "data" / "validated" / "labels.json")
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
     return tmp_path
 
@@ -67,6 +70,27 @@ def test_writes_everything_and_the_same_bytes_again(folder: Path) -> None:
         assert not seen & set(ids)
         seen |= set(ids)
     assert seen == set(order[:-1])  # texts[5] again, with the same label
+
+
+def test_another_threshold_reuses_the_signatures_and_a_changed_test_set_is_kept_as_given(folder: Path) -> None:
+    texts = [Row(sentence(number), split="train") for number in range(30)]
+    leaks = [Row(changed(sentence(number)), split="test") for number in range(5)]
+    rows = table([*texts, *leaks, Row("only in test", split="test")])
+    write_parquet(rows, folder / "data" / "validated" / "rows.parquet")
+    params = folder / "params.yaml"
+    assert run(folder).returncode == 0
+    assert not (folder / "data" / "splits" / "test_as_given.parquet").exists()
+    (entry,) = (folder / ".seqtrack" / "signatures").iterdir()
+    made = (entry / "slots.npy").stat()
+    settings = params.read_text().replace("near_duplicate_threshold: 0.8", "near_duplicate_threshold: 0.7")
+    params.write_text(settings.replace("on_leak: drop_from_train", "on_leak: drop_from_test"))
+    result = run(folder)
+    assert result.returncode == 0, result.stderr
+    assert (entry / "slots.npy").stat().st_mtime_ns == made.st_mtime_ns
+    assert len(list((folder / ".seqtrack" / "signatures").iterdir())) == 1
+    given = pq.read_table(folder / "data" / "splits" / "test_as_given.parquet")["row_id"].to_pylist()
+    assert given == rows["row_id"].to_pylist()[-6:]
+    assert pq.read_table(folder / "data" / "splits" / "test.parquet")["row_id"].to_pylist() == given[-1:]
 
 
 def test_a_failure_is_one_line_and_leaves_nothing(folder: Path) -> None:
