@@ -58,6 +58,13 @@ def fine_tune(train: Train, model: Model, tracking: Tracking, logged_params: Map
     started = time.perf_counter()
     accelerator = _accelerator()
     labels = LabelSet.read(LABELS)
+    if labels.problem_type != "single_label_classification":
+        raise SeqtrackError(
+            f"train does not do {labels.problem_type} yet",
+            where=str(LABELS),
+            expected="single_label_classification",
+            fix="if these labels are classes, set data.problem_type to it",
+        )
     _check_metric(train, labels)
     tokens = TokenStore.open(TOKENIZED)
     rows = read_rows(ROWS, ["row_id", "label"])

@@ -17,7 +17,8 @@ from pipeline.errors import SeqtrackError
 from pipeline.labels import LabelSet
 from pipeline.outputs import output_folder, read_manifest
 from pipeline.params import Data, Validate
-from pipeline.rows import read_rows, write_parquet
+from pipeline.rows import read_rows, row_id, write_parquet
+from pipeline.validation_report import SplitLabelCount
 
 WriteFiles = Callable[..., Path]
 Run = Callable[..., "Outcome"]
@@ -123,7 +124,7 @@ def test_the_report_says_what_was_found(run: Run) -> None:
         ('{"label": 1}', "empty_text"),
         ('{"text": 5, "label": 1}', "wrong_type"),
         ('{"text": ["a"], "label": 1}', "wrong_type"),
-        ('{"text": "a", "label": [1]}', "wrong_type"),
+        ('{"text": "a", "label": [[1]]}', "wrong_type"),
         ('{"text": "a", "label": {"a": 1}}', "wrong_type"),
         ('{"text": "a", "label": null}', "missing_label"),
         ('{"text": "a", "label": " "}', "missing_label"),
@@ -131,7 +132,7 @@ def test_the_report_says_what_was_found(run: Run) -> None:
         ('{"text": "a", "label": 3}', "unknown_label"),
         ('{"text": "a", "label": 1', "invalid_json"),
         ("[]", "not_an_object"),
-        (b'{"text": "\xe9", "label": 1}', "undecodable"),
+        (b'{"text": "\xe9 \xc3\xa4", "label": 1}', "undecodable"),
     ],
 )
 def test_unfit_rows_are_rejected_with_file_line_and_reason(run: Run, line: bytes | str, reason: str) -> None:
@@ -203,7 +204,7 @@ def test_equal_rows_get_ids_that_do_not_hang_on_their_order(run: Run, tmp_path: 
         ({"all_csv": "text,label,split\na,1,train\nb,0,\n"}, {}, r"all\.csv:3: some rows name a split"),
         ({"all_csv": "text,label\n"}, {}, "no rows found"),
         ({"all_csv": "text,label\na,1\nb,1\n"}, {}, "at least 2 classes; found only '1'"),
-        ({"test_csv": "text\na\n"}, {}, "at least 2 classes; found no labelled row"),
+        ({"test_csv": "text\na\n"}, {}, "no row has a label; found no labelled row"),
         ({"train_csv": "text\na\n"}, {}, r"train\.csv: no column for the label"),
         ({"train_csv": "text,label\na,1\n", "dev_csv": "review,label\nb,0\n"}, {}, "dev.csv: review, train.csv: text"),
         ({"all_csv": "text,label\na,1\nb,1.0\nc,0\n"}, {}, r"all\.csv:3: labels '1' and '1\.0' mean the same"),
@@ -236,12 +237,56 @@ def test_all_rows_rejected_is_an_error_at_any_limit(run: Run) -> None:
         run(limit=1.0, all_csv="text,label\n,1\n,0\n")
 
 
-def test_numbers_on_a_scale_are_no_classes(run: Run) -> None:
-    scores = "text,score\n" + "".join(f"text {i},{i / 8}\n" for i in range(40))
-    with pytest.raises(SeqtrackError, match=r"all\.csv:\d+: .*regression.*data\.label_names"):
-        run(all_csv=scores)
-    names = tuple(str(i / 8) for i in range(40))
-    assert run(mapped={"label_names": names}, all_csv=scores).names == names
+def test_numbers_with_fractions_are_regression_unless_listed_as_classes(run: Run) -> None:
+    scores = "text,score\n" + "".join(f"text {i},{i / 8:.3f}\n" for i in range(40))
+    outcome = run(all_csv=scores)
+    assert (outcome.report.problem_type, outcome.names) == ("regression", ())
+    assert [row["label"] for row in outcome.rows] == [str(i / 8) for i in range(40)]
+    assert [row["row_id"] for row in outcome.rows] == [
+        row_id(row["text"], None, row["label"], None, 0) for row in outcome.rows
+    ]
+    assert outcome.report.counts == (SplitLabelCount(split=None, label="any number", rows=40),)
+    names = tuple(f"{i / 8:.3f}" for i in range(40))
+    listed = run(mapped={"label_names": names}, all_csv=scores)
+    assert (listed.report.problem_type, listed.names) == ("single_label_classification", names)
+
+
+def test_numbers_are_written_in_one_way_in_regression(run: Run) -> None:
+    lines = "".join(f'{{"text": "t{n}", "label": {label}}}\n' for n, label in enumerate(['"5"', "5.0", '"1e-7"', 3]))
+    outcome = run(mapped={"problem_type": "regression"}, all_jsonl=lines)
+    assert [row["label"] for row in outcome.rows] == ["5.0", "5.0", "0.0000001", "3.0"]
+
+
+def test_rows_that_do_not_fit_the_chosen_task_are_rejected(run: Run) -> None:
+    lines = '{"text": "a", "label": 1}\n{"text": "b", "label": 0}\n{"text": "c", "label": "x"}\n'
+    outcome = run(limit=0.5, mapped={"problem_type": "regression"}, all_jsonl=lines)
+    assert [(entry["line"], entry["reason"]) for entry in outcome.rejected] == [(3, "not_a_number")]
+    lines = '{"text": "a", "label": 1}\n{"text": "b", "label": 0}\n{"text": "c", "label": [1]}\n'
+    outcome = run(limit=0.5, mapped={"problem_type": "single_label_classification"}, all_jsonl=lines)
+    assert [(entry["line"], entry["reason"]) for entry in outcome.rejected] == [(3, "wrong_type")]
+
+
+def test_lists_of_labels_are_multi_label(run: Run) -> None:
+    outcome = run(
+        all_jsonl='{"text": "a", "label": ["y", "x"]}\n{"text": "b", "label": ["z"]}\n{"text": "c", "label": []}\n'
+    )
+    assert (outcome.report.problem_type, outcome.names) == ("multi_label_classification", ("x", "y", "z"))
+    assert [row["label"] for row in outcome.rows] == ['["x","y"]', '["z"]', "[]"]
+    assert {(count.label, count.rows) for count in outcome.report.counts} == {("x", 1), ("y", 1), ("z", 1)}
+    mixed = '{"text": "a", "label": ["y", "x"]}\n{"text": "b", "label": "z"}\n'
+    with pytest.raises(
+        SeqtrackError, match=r"all\.jsonl:2: some labels are lists .*'z' here, a list at .*all\.jsonl:1"
+    ):
+        run(all_jsonl=mixed)
+    outcome = run(mapped={"problem_type": "multi_label_classification"}, all_jsonl=mixed)
+    assert [row["label"] for row in outcome.rows] == ['["x","y"]', '["z"]']
+
+
+def test_group_and_time_are_carried_along(run: Run) -> None:
+    outcome = run(mapped={"group_by": "user", "time": "year"}, all_csv="text,label,user,year\na,1,u1,2001\nb,0,,2002\n")
+    assert [(row["group"], row["time"]) for row in outcome.rows] == [("u1", "2001"), (None, "2002")]
+    with pytest.raises(SeqtrackError, match=r"all\.csv: data\.group_by names a column that is not there: 'usr'"):
+        run(mapped={"group_by": "usr"})
 
 
 def test_many_whole_numbers_are_classes(run: Run) -> None:
@@ -256,7 +301,8 @@ def test_a_file_instead_of_a_folder(files: WriteFiles, tmp_path: Path) -> None:
 def test_bytes_are_those_of_the_whole_table_and_of_every_run(
     run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(validation, "ROW_GROUP", 2)
+    monkeypatch.setattr("pipeline.row_store.ROW_GROUP", 2)
+    monkeypatch.setattr(validation, "BATCH", 3)
     monkeypatch.setattr("pipeline.rows.ROW_GROUP", 2)
     outcome = run(all_csv="text,label\na,1\nb,0\nc,0\nd,1\ne,1\n")
     first = {path.name: path.read_bytes() for path in outcome.folder.iterdir()}
@@ -309,6 +355,9 @@ def test_rows_survive_csv_and_json_lines_unchanged(tmp_path_factory: pytest.Temp
         ("glue_official/SST-2/dev.tsv", {"validation": 872}, 2),
         ("glue_official/MNLI", {"validation": 9815}, 3),
         ("zh/waimai", {None: 11_987}, 2),
+        ("glue/SST-2", {"train": 6920, "validation": 872, "test": 1821}, 2),
+        ("zh/afqmc", {"train": 34_334, "validation": 4316, "test": 3861}, 2),
+        ("zh/tnews", {"train": 53_360, "validation": 10_000}, 15),
     ],
 )
 def test_real_files_load_whole(tmp_path: Path, path: Path, rows: Any, classes: int) -> None:
@@ -321,7 +370,13 @@ def test_real_files_load_whole(tmp_path: Path, path: Path, rows: Any, classes: i
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"no real data at {SHARED}; SEQTRACK_DATA names another folder")
-@pytest.mark.parametrize("path", ["glue/CoLA", "glue/SST-2", "glue/STS-B", "zh/tnews"])
-def test_real_files_without_a_header_are_named(tmp_path: Path, path: Path) -> None:
-    with pytest.raises(SeqtrackError, match="a file without a header line needs one"):
+@pytest.mark.parametrize(
+    ("path", "names"),
+    [
+        ("glue/CoLA", r"\[column_1, label, column_3, text\]"),
+        ("glue/STS-B", r"\[column_1, column_2, column_3, column_4, label, text, text_pair\]"),
+    ],
+)
+def test_real_files_whose_columns_cannot_be_told_are_named(tmp_path: Path, path: str, names: str) -> None:
+    with pytest.raises(SeqtrackError, match=rf"no header line.*data\.columns: {names}"):
         Outcome(SHARED / path, tmp_path / "validated")
