@@ -1,7 +1,8 @@
 """Training state on disk.
 
 Promises: a checkpoint exists whole or not at all (written aside, synced, its manifest last, then renamed); a damaged
-one is named and passed over in favour of the newest sound one; there is no pickle in it, only safetensors and JSON.
+one is named and passed over in favour of the newest sound one; there is no pickle in it, only safetensors and JSON; it
+says which training it belongs to.
 """
 
 from __future__ import annotations
@@ -9,25 +10,29 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from safetensors.torch import load_file, load_model, save_file, save_model
-from torch.optim.lr_scheduler import LRScheduler
+from safetensors.torch import load_file, save_file
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from pipeline.console import say
 from pipeline.errors import SeqtrackError
-from pipeline.optimization import NamedOptimizer, load_optimizer_tensors, optimizer_tensors
-from pipeline.outputs import MANIFEST, read_json, read_manifest, sha256_file, write_json, write_manifest
+from pipeline.optimization import NamedOptimizer, load_optimizer_tensors, optimizer_tensors, scheduler_state
+from pipeline.outputs import MANIFEST, Json, read_json, read_manifest, sha256_file, write_json, write_manifest
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
-FILES = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE)
+TRAINING_FILE = "training.json"  # which training this belongs to
+FILES = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, TRAINING_FILE)
+LOCK_SECONDS = 10.0  # how long a training that was just stopped may take to let go of its folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +84,11 @@ class TrainingState:
         best_step: step of the best evaluation so far, None before the first.
         stale: evaluations since the best one.
         curve_loss: summed loss since the last curve point.
-        curve_examples: examples in that sum.
+        curve_weight: what that sum is divided by to give the mean: examples, or the sum of their classes' weights.
         evaluation_loss: summed loss since the last evaluation.
-        evaluation_examples: examples in that sum.
+        evaluation_weight: likewise.
         finished: whether training is over.
+        per_device_batch_size: rows taken at once, where a device out of memory made them fewer than params.yaml says.
     """
 
     step: int = 0
@@ -91,10 +97,11 @@ class TrainingState:
     best_step: int | None = None
     stale: int = 0
     curve_loss: float = 0.0
-    curve_examples: int = 0
+    curve_weight: float = 0.0
     evaluation_loss: float = 0.0
-    evaluation_examples: int = 0
+    evaluation_weight: float = 0.0
     finished: bool = False
+    per_device_batch_size: int | None = None
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> TrainingState:
@@ -108,70 +115,195 @@ class TrainingState:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A training between two steps, in host memory: what a checkpoint holds.
+
+    Attributes:
+        model: weights and buffers by name, on the CPU, tied ones once.
+        optimizer: see `optimization.optimizer_tensors`, on the CPU.
+        scheduler: the schedule's numbers; its functions are rebuilt from params.
+        scaler: the state of fp16's loss scaling; None without it.
+        state: all other numbers.
+    """
+
+    model: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]
+    scheduler: dict[str, Any]
+    scaler: dict[str, Any] | None
+    state: TrainingState
+
+    @staticmethod
+    def take(
+        model: torch.nn.Module,
+        optimizer: NamedOptimizer,
+        scheduler: LRScheduler,
+        scaler: torch.amp.GradScaler | None,
+        state: TrainingState,
+    ) -> Snapshot:
+        """Copy a training, so that it can go on while the copy is written."""
+        return Snapshot(
+            model=_copies(model.state_dict()),
+            optimizer=_copies(optimizer_tensors(optimizer)),
+            scheduler=scheduler_state(scheduler),
+            scaler=None if scaler is None else scaler.state_dict(),
+            state=replace(state, curve=list(state.curve), evaluations=list(state.evaluations)),
+        )
+
+    @staticmethod
+    def read(path: Path) -> Snapshot:
+        """Read a checkpoint that `damage` found sound."""
+        saved = read_json(path / STATE_FILE)
+        return Snapshot(
+            model=load_file(path / MODEL_FILE),
+            optimizer=load_file(path / OPTIMIZER_FILE),
+            scheduler=saved["scheduler"],
+            scaler=saved["scaler"],
+            state=TrainingState.from_json(saved["training"]),
+        )
+
+    def restore(
+        self,
+        model: torch.nn.Module,
+        optimizer: NamedOptimizer,
+        scheduler: LRScheduler,
+        scaler: torch.amp.GradScaler | None,
+    ) -> TrainingState:
+        """Put weights, optimiser, schedule and loss scale back; return the rest.
+
+        A schedule that is a function of the step gives the next step's learning rate, so that a training with more
+        epochs than this one's follows its own schedule from here on.
+        """
+        self.restore_weights(model)
+        load_optimizer_tensors(optimizer, self.optimizer)
+        scheduler.load_state_dict({**scheduler.state_dict(), **self.scheduler})
+        rates = self.scheduler["_last_lr"]
+        if isinstance(scheduler, LambdaLR):
+            rates = [
+                base * function(scheduler.last_epoch)
+                for base, function in zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            ]
+            scheduler._last_lr = rates
+        for group, rate in zip(optimizer.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        if scaler is not None and self.scaler is not None:
+            scaler.load_state_dict(self.scaler)
+        return self.state
+
+    def restore_weights(self, model: torch.nn.Module) -> None:
+        """Put the weights back."""
+        _put(self.model, model)
+
+
 class CheckpointStore:
     """The checkpoints of one run_key.
 
     Args:
         folder: where they lie; made when first written to.
         keep: newest checkpoints to keep; the best is kept besides.
+        training: what the training is, as JSON, kept in each checkpoint.
     """
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, training: Json = None) -> None:
         self.folder = folder
         self._keep = keep
+        self._training = training
+        self._named: set[Path] = set()  # damaged ones that were told of
 
     def path(self, step: int) -> Path:
         """Return the folder of a step's checkpoint."""
         return self.folder / f"step-{step:09d}"
 
-    def save(
-        self,
-        model: torch.nn.Module,
-        optimizer: NamedOptimizer,
-        scheduler: LRScheduler,
-        scaler: torch.amp.GradScaler | None,
-        state: TrainingState,
-    ) -> Path:
-        """Write a checkpoint at `state.step` and prune old ones.
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other trainings of this run_key out; the lock ends with the process, however it ends.
+
+        Raises:
+            SeqtrackError: another process has held the lock for `LOCK_SECONDS`, or the folder cannot be written.
+        """
+        lock = FileLock(self.folder / ".lock", timeout=LOCK_SECONDS)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise SeqtrackError(
+                "another process is doing this very training",
+                where=str(self.folder),
+                fix="wait for it, or stop it and start again: training goes on from its newest checkpoint",
+            ) from None
+        except OSError as error:
+            raise SeqtrackError(
+                f"cannot write checkpoints ({error})", where=str(self.folder), fix="free space or fix permissions"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def save(self, snapshot: Snapshot) -> Path:
+        """Write a checkpoint at `snapshot.state.step` and prune old ones.
 
         Raises:
             SeqtrackError: the disk refuses (full, read-only); earlier checkpoints are untouched.
         """
-        final = self.path(state.step)
+        with self._writing(snapshot.state.step) as temporary:
+            save_file(snapshot.model, temporary / MODEL_FILE)
+            save_file(snapshot.optimizer, temporary / OPTIMIZER_FILE)
+            write_json(
+                temporary / STATE_FILE,
+                {
+                    "training": asdict(snapshot.state),
+                    "scheduler": snapshot.scheduler,
+                    "scaler": snapshot.scaler,
+                },
+            )
+            write_json(temporary / TRAINING_FILE, self._training)
+            for name in FILES:
+                _sync(temporary / name)
+            write_manifest(temporary, inputs={}, params=None, rows={"step": snapshot.state.step})
+        self._prune(snapshot.state)
+        return self.path(snapshot.state.step)
+
+    def adopt(self, step: int, fetch: Callable[[Path], None]) -> None:
+        """Take in a checkpoint from elsewhere.
+
+        Args:
+            step: its step.
+            fetch: puts its files into an empty folder.
+
+        Raises:
+            SeqtrackError: the disk refuses, or what was fetched is damaged or of another step.
+        """
+        with self._writing(step) as temporary:
+            fetch(temporary)
+            problem = damage(temporary)
+            if problem is None and (found := read_state(temporary).step) != step:
+                problem = f"it is of step {found}, not {step}"
+            if problem is not None:
+                raise SeqtrackError(f"the checkpoint is damaged: {problem}", where="params.yaml: train.resume_from")
+
+    @contextmanager
+    def _writing(self, step: int) -> Iterator[Path]:
+        """Yield an empty folder, which becomes the checkpoint of `step` when the block ends well."""
+        final = self.path(step)
         temporary = self.folder / f".{final.name}.tmp"
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            save_model(model, str(temporary / MODEL_FILE))
-            save_file(
-                {name: tensor.contiguous() for name, tensor in optimizer_tensors(optimizer).items()},
-                temporary / OPTIMIZER_FILE,
-            )
-            write_json(
-                temporary / STATE_FILE,
-                {
-                    "training": asdict(state),
-                    "scheduler": _scheduler_state(scheduler),
-                    "scaler": scaler.state_dict() if scaler is not None else None,
-                },
-            )
-            for file in temporary.iterdir():
-                _sync(file)
-            write_manifest(temporary, inputs={}, params=None, rows={"step": state.step})
+            yield temporary
             _sync(temporary / MANIFEST)
             _sync(temporary)
             shutil.rmtree(final, ignore_errors=True)  # only a damaged one can be in the way
             temporary.rename(final)
             _sync(self.folder)
-            self._prune(state)
         except (OSError, SafetensorError) as error:  # safetensors has its own for a disk that refuses
-            shutil.rmtree(temporary, ignore_errors=True)
             raise SeqtrackError(
                 f"cannot write a checkpoint ({error})",
                 where=str(final),
                 fix="free space or fix permissions, then start again: training goes on from the checkpoint before",
             ) from error
-        return final
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
     def latest(self) -> TrainingState | None:
         """Return the state of the newest checkpoint that verifies, as must the best one it refers to.
@@ -186,7 +318,9 @@ class CheckpointStore:
                 if best == state.step or damage(self.path(best)) is None:
                     return state
                 problem = f"the best checkpoint it refers to, {self.path(best).name}, is damaged or gone"
-            say(f"warning: checkpoint {path} is passed over: {problem}")
+            if path not in self._named:
+                say(f"warning: checkpoint {path} is passed over: {problem}")
+            self._named.add(path)
         return None
 
     def _newest_first(self) -> Iterator[Path]:
@@ -226,31 +360,32 @@ def read_state(path: Path) -> TrainingState:
 
 def load_weights(path: Path, model: torch.nn.Module) -> None:
     """Load a checkpoint's weights into a model of the same shape."""
-    load_model(model, str(path / MODEL_FILE), strict=True)
+    _put(load_file(path / MODEL_FILE), model)
 
 
-def load_training(
-    path: Path,
-    model: torch.nn.Module,
-    optimizer: NamedOptimizer,
-    scheduler: LRScheduler,
-    scaler: torch.amp.GradScaler | None,
-) -> TrainingState:
-    """Load weights, optimiser, schedule and loss scale of a checkpoint; return its training state."""
-    load_weights(path, model)
-    load_optimizer_tensors(optimizer, load_file(path / OPTIMIZER_FILE))
-    saved = read_json(path / STATE_FILE)
-    scheduler.load_state_dict({**scheduler.state_dict(), **saved["scheduler"]})
-    for group, rate in zip(optimizer.optimizer.param_groups, saved["scheduler"]["_last_lr"], strict=True):
-        group["lr"] = rate
-    if scaler is not None and saved["scaler"] is not None:
-        scaler.load_state_dict(saved["scaler"])
-    return TrainingState.from_json(saved["training"])
+def _copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copy tensors to host memory; of those that are one and the same (tied weights) the first alone."""
+    seen: set[tuple[object, ...]] = set()
+    found = {}
+    for name, tensor in tensors.items():
+        place = _place(tensor)
+        if place not in seen or not tensor.numel():
+            found[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        seen.add(place)
+    return found
 
 
-def _scheduler_state(scheduler: LRScheduler) -> dict[str, Any]:
-    """Return the numbers of a scheduler's state; its functions are rebuilt from params."""
-    return {name: value for name, value in scheduler.state_dict().items() if name != "lr_lambdas"}
+def _put(tensors: Mapping[str, torch.Tensor], model: torch.nn.Module) -> None:
+    """Load what `_copies` made of a state dict."""
+    own = model.state_dict()
+    by_place = {_place(own[name]): tensor for name, tensor in tensors.items() if name in own}
+    tied = {name: by_place[_place(t)] for name, t in own.items() if name not in tensors and _place(t) in by_place}
+    model.load_state_dict({**tensors, **tied}, strict=True)
+
+
+def _place(tensor: torch.Tensor) -> tuple[object, ...]:
+    """Return what two tensors share only if they are the same numbers in memory."""
+    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _sync(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The one exception users are meant to see.
+"""The one exception users are meant to see, and the one that says they asked for it.
 
 Promises: every message names the problem and, where known, the place, what was expected, what was found and the
 remedy, always in that order, so that all stages complain in one voice. `stages.runner` prints it without a traceback.
@@ -47,3 +47,19 @@ class SeqtrackError(Exception):
             parts.append(self.fix)
         # Libraries' messages, quoted in ours, may run over several lines.
         return "; ".join(re.sub(r"\s*[\r\n]+\s*", " ", part).rstrip(".; ") for part in parts) + "."
+
+
+class LostProcessError(SeqtrackError):
+    """Another process of this training is gone; why, that one or its launcher knows."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has ended the work; the message is for the user, and empty on all processes but one.
+
+    Attributes:
+        status: the exit status by convention, 128 and the signal's number.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.status = 128 + number

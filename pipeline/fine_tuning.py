@@ -9,34 +9,46 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
+from transformers import PreTrainedModel
 
-from pipeline.checkpoints import CheckpointStore, CurvePoint, Evaluation, TrainingState
+from pipeline.callbacks import own_callbacks
+from pipeline.checkpoints import CheckpointStore, TrainingState
 from pipeline.console import say, table
+from pipeline.control import Processes
 from pipeline.encoding import Encoder
 from pipeline.errors import SeqtrackError
 from pipeline.figures import learning_curves
+from pipeline.freezing import freeze
 from pipeline.history import write_curve, write_history
-from pipeline.identity import ProcessLayout, run_key
+from pipeline.identity import Identity, ProcessLayout, Training
 from pipeline.labels import LabelSet
-from pipeline.metrics import metric_names
+from pipeline.listeners import ToMlflow, ToTerminal
+from pipeline.lora import add_adapters, merge_adapters, require_peft
+from pipeline.losses import build_criterion
+from pipeline.metrics import OwnMetric, metric_names, own_metrics
 from pipeline.model_source import ModelSource, resolve
-from pipeline.modeling import export, load_classifier
+from pipeline.modeling import enable_gradient_checkpointing, export, load_classifier, own_model_class
+from pipeline.optimization import check_optimizer, check_schedule
 from pipeline.outputs import folder_digest, output_folder, read_manifest, write_manifest
 from pipeline.params import Model, Tracking, Train
 from pipeline.paths import LABELS, MODEL, REPORTS, ROWS, SPLITS, TOKENIZED, checkpoints
+from pipeline.resuming import adopt, check_origin, find_origin, name_old_checkpoints, name_other_layouts
 from pipeline.rows import read_row_ids, read_rows, select_rows
 from pipeline.tokens import TokenStore
-from pipeline.tracking import Point, TrackedRun, tracked_run
-from pipeline.training import Job, LabelledRows, fit
+from pipeline.tracking import tracked_run
+from pipeline.training import Job, LabelledRows, fit, plan_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 HISTORY = REPORTS / "history.csv"
 CURVE = REPORTS / "training_curve.csv"
 CURVES_FIGURE = REPORTS / "figures" / "learning_curves.png"
@@ -65,39 +77,49 @@ def fine_tune(train: Train, model: Model, tracking: Tracking, logged_params: Map
             expected="single_label_classification",
             fix="if these labels are classes, set data.problem_type to it",
         )
-    _check_metric(train, labels)
-    tokens = TokenStore.open(TOKENIZED)
+    require_peft(train.lora)
+    own_class = own_model_class(train.custom.model)
+    callbacks = own_callbacks(train.custom.callbacks)
+    metrics = own_metrics(train.custom.metrics, len(labels.names))
+    _check_metric(train, labels, metrics)
+    check_optimizer(train)
+    tokens = TokenStore.open(TOKENIZED, pad_to_max_length=train.pad_to_max_length)
     rows = read_rows(ROWS, ["row_id", "label"])
-    train_rows = _labelled(rows, tokens, labels, "train")
-    validation_rows = _labelled(rows, tokens, labels, "validation")
+    train_rows = labelled(rows, tokens, labels, "train")
+    validation_rows = labelled(rows, tokens, labels, "validation")
+    criterion = build_criterion(train, labels.names, train_rows.labels)
     with accelerator.main_process_first():  # one process downloads, the others find it in the cache
         source = resolve(model, weights=True)
-    key = run_key(
-        tokenized=TOKENIZED,
-        splits=SPLITS,
-        labels=LABELS,
-        train=train,
-        model=model,
-        source=source,
-        layout=_layout(accelerator),
-    )
+    plan = plan_of(len(train_rows), train, accelerator.num_processes)
+    check_schedule(train, plan.total_steps)
+    processes, held = Processes(accelerator), ExitStack()
+
+    def open_checkpoints() -> Training:
+        return _open_checkpoints(train, model, source, _layout(accelerator), plan.total_batch_size, held)
+
+    training = processes.share(processes.on_main(open_checkpoints))
+    key = training.run_key
     job = Job(
-        model=load_classifier(source, labels, seed=train.seed, trust_remote_code=model.trust_remote_code),
+        model=_classifier(train, model, source, labels, own_class),
         tokens=tokens,
         train=train_rows,
         validation=validation_rows,
         label_names=labels.names,
         recipe=train,
-        checkpoints=CheckpointStore(checkpoints(key), keep=train.checkpoint.keep),
+        checkpoints=CheckpointStore(checkpoints(key), keep=train.checkpoint.keep, training=asdict(training)),
+        criterion=criterion,
+        metrics=metrics,
     )
     if not accelerator.is_main_process:
         fit(job, accelerator, [])
         return
-    with tracked_run(key, tracking.experiment_name) as run:
+    with held, tracked_run(key, tracking.experiment_name) as run:
         say(f"train: MLflow run {run.run_id} in experiment {tracking.experiment_name!r}, run_key {key[:10]}")
         run.log_params(logged_params)
         run.log_splits(SPLITS)
-        state = fit(job, accelerator, [_ToMlflow(run, train.checkpoint.log_to_mlflow), _ToTerminal()])
+        own = [callback() for callback in callbacks]
+        to_mlflow = ToMlflow(run, job.checkpoints, train.checkpoint.log_to_mlflow)
+        state = fit(job, accelerator, [to_mlflow, ToTerminal(), *own])
         _export(job, labels, source, model, key)
         write_history(HISTORY, state.evaluations)
         write_curve(CURVE, state.curve)
@@ -125,12 +147,27 @@ def _accelerator() -> Accelerator:
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         # Accelerate would train in float32 without a word.
         raise SeqtrackError("fp16 needs a GPU", where="params.yaml: launch.mixed_precision", fix="set it to bf16 or no")
+    if accelerator.distributed_type in SHARDED:
+        # Checkpoints and the model hold whole weights, which no process would have.
+        raise SeqtrackError(
+            f"train cannot save weights that {accelerator.distributed_type.value} has divided among processes",
+            where="params.yaml: launch.config_file",
+            fix="use configs/accelerate/several_gpus.yaml, with train.gradient_checkpointing where memory is short",
+        )
     return accelerator
 
 
-def _check_metric(train: Train, labels: LabelSet) -> None:
-    names = metric_names(len(labels.names))
+def _check_metric(train: Train, labels: LabelSet, own: tuple[OwnMetric, ...]) -> None:
+    own_names = tuple(metric.name for metric in own)
+    names = (*metric_names(len(labels.names)), *own_names)
     wanted = train.metric_for_best_model
+    if wanted in own_names and train.greater_is_better is None:
+        raise SeqtrackError(
+            f"is {wanted} better when higher?",
+            where="params.yaml: train.greater_is_better",
+            expected="true or false with a metric of your own",
+            found="null",
+        )
     if wanted not in names:
         close = difflib.get_close_matches(wanted, names, n=1)
         raise SeqtrackError(
@@ -141,8 +178,18 @@ def _check_metric(train: Train, labels: LabelSet) -> None:
         )
 
 
-def _labelled(rows: pa.Table, tokens: TokenStore, labels: LabelSet, split: str) -> LabelledRows:
-    """Join a split with its tokens and labels by row_id; rows without a label are left out."""
+def labelled(rows: pa.Table, tokens: TokenStore, labels: LabelSet, split: str) -> LabelledRows:
+    """Join a split with its tokens and labels by row_id; rows without a label are left out.
+
+    Args:
+        rows: canonical rows; `row_id` and `label` are read.
+        tokens: of the same rows.
+        labels: the label set.
+        split: train, validation or test.
+
+    Raises:
+        SeqtrackError: the split has no labelled row, or comes from other rows.
+    """
     ids = read_row_ids(SPLITS / f"{split}.parquet")
     places = pc.index_in(ids, value_set=rows["row_id"].combine_chunks())
     if places.null_count:
@@ -168,21 +215,88 @@ def _layout(accelerator: Accelerator) -> ProcessLayout:
         device=accelerator.device.type,
         threads=torch.get_num_threads(),
         mixed_precision=accelerator.mixed_precision,
+        dynamo_backend=accelerator.state.dynamo_plugin.backend.value.lower(),
     )
+
+
+def _open_checkpoints(
+    train: Train,
+    model: Model,
+    source: ModelSource,
+    layout: ProcessLayout,
+    total_batch_size: int,
+    held: ExitStack,
+) -> Training:
+    """Say which training this is, keep others out of its checkpoints while `held` is, and take in what it goes on from.
+
+    Raises:
+        SeqtrackError: train.resume_from names nothing sound, or something else than this training; another process is
+            at it.
+    """
+    identity = Identity.of(
+        tokenized=TOKENIZED,
+        splits=SPLITS,
+        labels=LABELS,
+        train=train,
+        model=model,
+        source=source,
+        layout=layout,
+        total_batch_size=total_batch_size,
+    )
+    origin = None
+    if train.resume_from is not None:
+        origin = find_origin(train.resume_from)
+        check_origin(origin, identity)
+    training = Training(run_key=identity.run_key(None if origin is None else origin.training), identity=identity)
+    folder = checkpoints(training.run_key)
+    store = CheckpointStore(folder, keep=train.checkpoint.keep, training=asdict(training))
+    held.enter_context(store.locked())
+    name_old_checkpoints(store)
+    if origin is None:
+        name_other_layouts(store, identity)
+    else:
+        adopt(origin, store)
+    return training
+
+
+def _classifier(
+    train: Train, model: Model, source: ModelSource, labels: LabelSet, own_class: type[PreTrainedModel] | None
+) -> PreTrainedModel:
+    """Load the model and decide which of its weights learn."""
+    classifier = load_classifier(
+        source,
+        labels,
+        seed=train.seed,
+        trust_remote_code=model.trust_remote_code,
+        attn_implementation=model.attn_implementation,
+        own_class=own_class,
+    )
+    freeze(classifier, train.freeze)
+    if train.lora is not None:
+        add_adapters(classifier, train.lora, seed=train.seed)
+    if train.gradient_checkpointing:
+        enable_gradient_checkpointing(classifier)
+    return classifier
 
 
 def _export(job: Job, labels: LabelSet, source: ModelSource, model: Model, key: str) -> None:
     max_length = int(read_manifest(TOKENIZED)["params"]["max_length"])
     encoder = Encoder.load(source.folder, max_length, trust_remote_code=model.trust_remote_code)
+    if job.recipe.lora is not None:
+        merge_adapters(job.model)
     with output_folder(MODEL) as out:
         export(job.model, encoder, labels, out)
         write_manifest(
             out,
             inputs={"tokenized": folder_digest(TOKENIZED), "splits": folder_digest(SPLITS)},
-            params={"train": job.recipe.model_dump(mode="json"), "model": model.model_dump(mode="json")},
+            params={
+                "train": job.recipe.model_dump(mode="json", exclude={"resume_from"}),
+                "model": model.model_dump(mode="json"),
+            },
             rows={"train": len(job.train), "validation": len(job.validation)},
             run_key=key,
             max_length=max_length,
+            own_code=job.recipe.custom.model,
         )
 
 
@@ -192,72 +306,6 @@ def _example() -> str | dict[str, str]:
     row = select_rows(ROWS, first, ["row_id", "text", "text_pair"]).to_pylist()[0]
     text, pair = row["text"][:200], row["text_pair"]
     return text if pair is None else {"text": text, "text_pair": pair[:200]}
-
-
-class _ToMlflow:
-    """Sends progress to the run; after a resume it fills in what a crash kept back."""
-
-    def __init__(self, run: TrackedRun, checkpoint_policy: str) -> None:
-        self._run = run
-        self._policy = checkpoint_policy
-
-    def on_start(self, state: TrainingState) -> None:
-        self._run.log_points(point for curve in state.curve for point in _curve_points(curve))
-        self._run.log_points(point for evaluation in state.evaluations for point in _evaluation_points(evaluation))
-
-    def on_curve(self, point: CurvePoint, samples_per_second: float) -> None:
-        speed = Point(name="train/samples_per_second", value=samples_per_second, step=point.step)
-        self._run.log_points([*_curve_points(point), speed])
-
-    def on_evaluation(self, evaluation: Evaluation) -> None:
-        self._run.log_points(_evaluation_points(evaluation))
-
-    def on_checkpoint(self, store: CheckpointStore, state: TrainingState) -> None:
-        path = store.path(state.step)
-        if self._policy == "all":
-            self._run.log_folder(path, f"checkpoints/{path.name}")
-        elif self._policy == "last" or (self._policy == "best" and state.best_step == state.step):
-            self._run.log_folder(path, f"checkpoints/{self._policy}")
-
-
-def _curve_points(point: CurvePoint) -> list[Point]:
-    return [
-        Point(name=f"train/{name}", value=value, step=point.step)
-        for name, value in (
-            ("loss", point.loss),
-            ("learning_rate", point.learning_rate),
-            ("grad_norm", point.grad_norm),
-            ("epoch", point.epoch),
-        )
-        if value is not None
-    ]
-
-
-def _evaluation_points(evaluation: Evaluation) -> list[Point]:
-    return [
-        Point(name=f"validation/{name}", value=value, step=evaluation.step)
-        for name, value in evaluation.metrics.items()
-    ]
-
-
-class _ToTerminal:
-    """Prints a line per evaluation."""
-
-    def on_start(self, state: TrainingState) -> None:
-        pass
-
-    def on_curve(self, point: CurvePoint, samples_per_second: float) -> None:
-        pass
-
-    def on_evaluation(self, evaluation: Evaluation) -> None:
-        m = evaluation.metrics
-        say(
-            f"train: step {evaluation.step:,}, epoch {evaluation.epoch:.2f}: train loss {evaluation.train_loss:.4f}, "
-            f"validation loss {m['loss']:.4f}, accuracy {m['accuracy']:.4f}, f1_macro {m['f1_macro']:.4f}"
-        )
-
-    def on_checkpoint(self, store: CheckpointStore, state: TrainingState) -> None:
-        pass
 
 
 def _summary(train: Train, state: TrainingState) -> None:

@@ -7,6 +7,7 @@ a curve is logged once, also after a resume.
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -107,6 +108,11 @@ class TrackedRun:
                 for name, value in metrics.items()
             }
         )
+
+    @property
+    def tags(self) -> Mapping[str, str]:
+        """Tags of the run as far as this process knows them."""
+        return self._tags
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags, replacing older values."""
@@ -218,6 +224,52 @@ def tracked_run(run_key: str, experiment_name: str) -> Iterator[TrackedRun]:
         raise
     finally:
         mlflow.end_run(status)
+
+
+def list_artifacts(run_id: str, folder: str) -> list[str]:
+    """Return the names of what lies in a folder of a run's artifacts, sorted.
+
+    Raises:
+        SeqtrackError: the store cannot be used, or has no such run.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    store = mlflow_store()
+    mlflow.set_tracking_uri(store.tracking_uri)
+    try:
+        return sorted(Path(file.path).name for file in mlflow.MlflowClient().list_artifacts(run_id, folder))
+    except (MlflowException, OSError) as error:
+        raise SeqtrackError(
+            f"MLflow cannot list {folder} of run {run_id} ({error})",
+            where=store.tracking_uri,
+            fix="check the run id, and MLFLOW_TRACKING_URI",
+        ) from error
+
+
+def download_artifacts(run_id: str, folder: str, files: Iterable[str], target: Path) -> None:
+    """Copy files from a folder of a run's artifacts into an existing folder.
+
+    Raises:
+        SeqtrackError: the store cannot be used, or a file is not there.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    store = mlflow_store()
+    mlflow.set_tracking_uri(store.tracking_uri)
+    for file in files:
+        try:
+            mlflow.artifacts.download_artifacts(
+                run_id=run_id, artifact_path=f"{folder}/{file}", dst_path=str(target / ".download")
+            )
+            next((target / ".download").rglob(file)).replace(target / file)
+        except (MlflowException, OSError, StopIteration) as error:
+            raise SeqtrackError(
+                f"cannot get {folder}/{file} of run {run_id} from MLflow ({error})", where=store.tracking_uri
+            ) from error
+        finally:
+            shutil.rmtree(target / ".download", ignore_errors=True)
 
 
 def _find(client: MlflowClient, run_key: str) -> Run | None:

@@ -3,41 +3,46 @@
 Promises: the loss of a step is the mean over its global batch, however it is divided into processes and micro-batches;
 a loss that is no number ends training with an error, within train.logging_steps of where it came up;
 order and dropout are functions of (seed, step), so a training resumed from a checkpoint ends in the same bits as one
-that was never interrupted; only the main process writes, logs and prints.
+that was never interrupted; a signal ends it after the step at hand, saved; only the main process writes, logs, prints.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import signal
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils.memory import clear_device_cache
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
-from pipeline.batches import BatchPlan, step_seed
-from pipeline.checkpoints import (
-    CheckpointStore,
-    CurvePoint,
-    Evaluation,
-    TrainingState,
-    load_training,
-    load_weights,
-)
+from pipeline.batches import BatchPlan, accumulation_for, smaller_batch, step_seed
+from pipeline.checkpoint_writer import CheckpointWriter
+from pipeline.checkpoints import CheckpointStore, CurvePoint, Evaluation, Snapshot, TrainingState
 from pipeline.console import facts, progress, say
+from pipeline.control import Processes
 from pipeline.distributed_eval import distributed_logits
-from pipeline.errors import SeqtrackError
-from pipeline.metrics import classification_metrics, greater_is_better
-from pipeline.optimization import NamedOptimizer, build_optimizer, build_scheduler
+from pipeline.errors import SeqtrackError, Stopped
+from pipeline.losses import Criterion
+from pipeline.metrics import OwnMetric, classification_metrics, is_maximized
+from pipeline.optimization import (
+    NamedOptimizer,
+    advance,
+    build_optimizer,
+    build_scheduler,
+    observe,
+    schedule_in_words,
+)
 from pipeline.params import Train, parse_interval
+from pipeline.signals import StopSignals
 from pipeline.tokens import TokenStore
 
 
@@ -70,7 +75,7 @@ class Listener(Protocol):
         """The validation split was scored."""
 
     def on_checkpoint(self, store: CheckpointStore, state: TrainingState) -> None:
-        """A checkpoint was written at `state.step`."""
+        """A checkpoint is complete at `state.step`; called in the thread that wrote it, while training goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +90,8 @@ class Job:
         label_names: class names in id order.
         recipe: the `train` section.
         checkpoints: where state is saved.
+        criterion: the loss.
+        metrics: the user's own, scored beside the built-in ones.
     """
 
     model: PreTrainedModel
@@ -94,17 +101,26 @@ class Job:
     label_names: tuple[str, ...]
     recipe: Train
     checkpoints: CheckpointStore
+    criterion: Criterion = field(default_factory=Criterion)
+    metrics: tuple[OwnMetric, ...] = ()
 
 
-def plan_of(job: Job, world_size: int) -> BatchPlan:
-    """Return the order of training for a number of processes."""
+def plan_of(rows: int, recipe: Train, world_size: int) -> BatchPlan:
+    """Return the order of training on a number of rows for a number of processes.
+
+    Raises:
+        SeqtrackError: train.total_train_batch_size cannot be divided among the processes.
+    """
+    per_device, total = recipe.per_device_train_batch_size, recipe.total_train_batch_size
     return BatchPlan(
-        rows=len(job.train),
-        per_device_batch_size=job.recipe.per_device_train_batch_size,
+        rows=rows,
+        per_device_batch_size=per_device,
         world_size=world_size,
-        accumulation=job.recipe.gradient_accumulation_steps,
-        epochs=job.recipe.num_train_epochs,
-        seed=job.recipe.seed,
+        accumulation=(
+            recipe.gradient_accumulation_steps if total is None else accumulation_for(total, per_device, world_size)
+        ),
+        epochs=recipe.num_train_epochs,
+        seed=recipe.seed,
     )
 
 
@@ -120,16 +136,38 @@ def fit(job: Job, accelerator: Accelerator, listeners: Sequence[Listener]) -> Tr
         The finished state, with the whole history.
 
     Raises:
-        SeqtrackError: the loss is no longer a number, or a checkpoint cannot be written.
+        SeqtrackError: the loss is no longer a number, a checkpoint cannot be written, or a process is gone.
+        Stopped: a signal asked for it; the checkpoint of the last step is saved.
     """
-    trainer = _Trainer(job, accelerator, listeners if accelerator.is_main_process else ())
-    trainer.announce()
-    trainer.resume()
-    state = trainer.run()
-    accelerator.wait_for_everyone()
-    assert state.best_step is not None  # the last step is always evaluated
-    load_weights(job.checkpoints.path(state.best_step), job.model)
+    processes = Processes(accelerator)
+    with processes.speaking_once(), StopSignals() as stop:
+        trainer = _Trainer(job, accelerator, listeners if accelerator.is_main_process else (), processes, stop)
+        trainer.announce()
+        trainer.resume()
+        state = trainer.run()
+        trainer.take_best()
     return state
+
+
+TRAIN_REMEDIES = (
+    "lower train.per_device_train_batch_size and raise train.gradient_accumulation_steps by the same factor",
+    "set train.auto_find_batch_size to true, which does that",
+    "set launch.mixed_precision to bf16",
+    "set train.gradient_checkpointing to true",
+)
+
+
+def _out_of_memory(where: str, found: str, remedies: Sequence[str]) -> SeqtrackError:
+    return SeqtrackError("out of memory on the device", where=where, found=found, fix=", or ".join(remedies))
+
+
+@contextlib.contextmanager
+def _memory(where: str, found: str, remedies: Sequence[str]) -> Iterator[None]:
+    """Turn a device that is out of memory into a user's mistake."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise _out_of_memory(where, found, remedies) from error
 
 
 @dataclass
@@ -150,24 +188,42 @@ class _Clock:
 class _Trainer:
     """The loop's moving parts; see `fit`."""
 
-    def __init__(self, job: Job, accelerator: Accelerator, listeners: Sequence[Listener]) -> None:
+    def __init__(
+        self,
+        job: Job,
+        accelerator: Accelerator,
+        listeners: Sequence[Listener],
+        processes: Processes,
+        stop: StopSignals,
+    ) -> None:
         self.job = job
+        self.processes = processes
+        self.stop = stop
         self.recipe = job.recipe
         self.accelerator = accelerator
         self.listeners = listeners
-        self.plan = plan_of(job, accelerator.num_processes)
+        self.plan = plan_of(len(job.train), job.recipe, accelerator.num_processes)
         self.main = accelerator.is_main_process
         job.model.to(accelerator.device)
+        self.criterion = job.criterion.to(accelerator.device)
         self.named: NamedOptimizer = build_optimizer(
             job.model, self.recipe, loss_scaling=accelerator.scaler is not None
         )
         # Not prepared: accelerate would step it once per process, and it must count optimisation steps. Built first:
         # it wraps the optimiser's step, and so does accelerate's loss scaling.
-        self.scheduler: LRScheduler = build_scheduler(self.named.optimizer, self.recipe, self.plan.total_steps)
+        self.maximized = is_maximized(self.recipe.metric_for_best_model, self.recipe.greater_is_better)
+        self.scheduler: LRScheduler = build_scheduler(
+            self.named.optimizer, self.recipe, self.plan.total_steps, maximize=self.maximized
+        )
         # What is prepared computes with job.model's own parameters, so job.model is what is saved and loaded.
-        self.model, self.optimizer = accelerator.prepare(job.model, self.named.optimizer)
+        if self.recipe.auto_find_batch_size:  # which averages gradients itself, see _gradients
+            self.model = accelerator.prepare_model(job.model, evaluation_mode=True)
+            self.optimizer = accelerator.prepare_optimizer(self.named.optimizer)
+        else:
+            self.model, self.optimizer = accelerator.prepare(job.model, self.named.optimizer)
         self.state = TrainingState()
         self.interval = parse_interval(self.recipe.checkpoint.every)
+        self.writer = CheckpointWriter(job.checkpoints, self._tell_of_checkpoint)
         self.last_checkpoint = time.monotonic()
         self.clock = _Clock()
         # One summed loss per step, left on the device until a number is shown or saved: fetching waits for the device.
@@ -195,6 +251,10 @@ class _Trainer:
                     "trainable parameters",
                     f"{trainable:,} of {sum(parameter.numel() for parameter in parameters):,}",
                 ),
+                ("learning rate", schedule_in_words(recipe, plan.total_steps)),
+                ("optimiser", recipe.custom.optimizer or type(self.named.optimizer).__name__),
+                ("loss", self.job.criterion.in_words(self.job.label_names)),
+                ("best model by", f"{'highest' if self.maximized else 'lowest'} {recipe.metric_for_best_model}"),
                 ("precision", accelerator.mixed_precision),
                 ("threads", f"{torch.get_num_threads()} per process"),
                 ("checkpoints", f"{self.job.checkpoints.folder} every {recipe.checkpoint.every}"),
@@ -203,34 +263,101 @@ class _Trainer:
 
     def resume(self) -> None:
         """Load the newest sound checkpoint, if any."""
-        # One process decides, or a file vanishing in between could send processes to different checkpoints.
-        found = self.job.checkpoints.latest() if self.main else None
-        step = self._broadcast(-1 if found is None else found.step)
-        if step >= 0:
-            path = self.job.checkpoints.path(step)
-            self.state = load_training(path, self.job.model, self.named, self.scheduler, self.accelerator.scaler)
+        saved = self.processes.share(self.processes.on_main(self._newest))
+        if saved is not None:
+            self.state = saved.restore(self.job.model, self.named, self.scheduler, self.accelerator.scaler)
+            size = self.state.per_device_batch_size
+            if size is not None and self.plan.per_device_batch_size % size == 0:
+                self._use_batch_size(size)
+            self.state.finished = self._is_over()  # not so when it comes from a training with fewer epochs
             if self.main:
-                say(f"train: resuming after step {step:,} of {self.plan.total_steps:,} from {path}")
+                path = self.job.checkpoints.path(self.state.step)
+                say(f"train: resuming after step {self.state.step:,} of {self.plan.total_steps:,} from {path}")
         for listener in self.listeners:
             listener.on_start(self.state)
 
+    def _newest(self) -> Snapshot | None:
+        # One process reads for all: a file vanishing in between could send them to different checkpoints, and another
+        # machine may have another disk.
+        found = self.job.checkpoints.latest()
+        return None if found is None else Snapshot.read(self.job.checkpoints.path(found.step))
+
     def run(self) -> TrainingState:
         """Do the remaining steps."""
-        with progress(quiet=not self.main) as bar:
-            task = bar.add_task("train", total=self.plan.total_steps, completed=self.state.step, note="")
-            while not self.state.finished:
-                grad_norm = self._step()
-                self._record(grad_norm)
-                note = f"loss {self.state.curve[-1].loss:.4f}" if self.state.curve else ""
-                bar.update(task, completed=self.state.step, note=note)
+        try:
+            with progress(quiet=not self.main) as bar:
+                task = bar.add_task("train", total=self.plan.total_steps, completed=self.state.step, note="")
+                while not self.state.finished:
+                    size = f"train.per_device_train_batch_size: {self.plan.per_device_batch_size}"
+                    with _memory(f"train: step {self.state.step + 1:,}", size, TRAIN_REMEDIES):
+                        grad_norm = self._step()
+                    self._record(grad_norm)
+                    note = f"loss {self.state.curve[-1].loss:.4f}" if self.state.curve else ""
+                    bar.update(task, completed=self.state.step, note=note)
+            self.processes.on_main(self.writer.wait)
+        except Stopped:  # a second signal does not wait for the disk
+            raise
+        except BaseException:
+            self.writer.settle()
+            raise
         return self.state
+
+    def take_best(self) -> None:
+        """Put the best checkpoint's weights into the model, on all processes."""
+        step = self.state.best_step
+        assert step is not None  # the last step is always evaluated
+        path = self.job.checkpoints.path(step)
+        self.processes.share(self.processes.on_main(lambda: Snapshot.read(path))).restore_weights(self.job.model)
 
     def _step(self) -> torch.Tensor:
         """Do one optimisation step; return the gradient norm before clipping."""
         step = self.state.step
-        torch.manual_seed(step_seed(self.recipe.seed, step, self.accelerator.process_index))
         self.model.train()
         batch_rows = len(self.plan.global_batch(step))
+        weight = self.criterion.total_weight(self.job.train.labels[self.plan.global_batch(step)])
+        self.pending.append(self._gradients(step, weight))
+        limit = self.recipe.max_grad_norm or float("inf")  # an infinite limit measures and leaves alone
+        norm: torch.Tensor | None = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        self.optimizer.step()
+        self.learning_rate = float(self.named.optimizer.param_groups[0]["lr"])
+        # A step that fp16's loss scaling skipped must not use up learning rate.
+        if not self.accelerator.optimizer_step_was_skipped:
+            advance(self.scheduler)
+        self.optimizer.zero_grad()
+        self.state.step += 1
+        self.state.curve_weight += weight
+        self.state.evaluation_weight += weight
+        self.clock.examples += batch_rows
+        assert norm is not None
+        return norm
+
+    def _gradients(self, step: int, weight: float) -> torch.Tensor:
+        """Compute the gradients of a step; return the loss, summed over this process's rows."""
+        if not self.recipe.auto_find_batch_size:
+            return self._accumulate(step, weight)
+        while (loss := self._attempt(step, weight)) is None:
+            self._halve_batch(step)
+        if self.processes.several:  # left out so far: a process without memory would have let the others wait
+            for parameter in self.job.model.parameters():
+                if parameter.grad is not None:
+                    torch.distributed.all_reduce(parameter.grad)
+                    parameter.grad /= self.plan.world_size
+        return loss
+
+    def _attempt(self, step: int, weight: float) -> torch.Tensor | None:
+        """Compute this process's gradients; return its loss, or None on all processes when one is out of memory."""
+        loss = None
+        with contextlib.suppress(torch.OutOfMemoryError):
+            loss = self._accumulate(step, weight)
+        if self.processes.agree(int(loss is None))[0]:
+            self.optimizer.zero_grad()
+            clear_device_cache(garbage_collection=True)
+            return None
+        return loss
+
+    def _accumulate(self, step: int, weight: float) -> torch.Tensor:
+        # Here, so that another attempt draws the same masks from the start.
+        torch.manual_seed(step_seed(self.recipe.seed, step, self.accelerator.process_index))
         micro_batches = self.plan.micro_batches(step, self.accelerator.process_index)
         losses = []
         for number, micro in enumerate(micro_batches, start=1):
@@ -238,30 +365,33 @@ class _Trainer:
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
                 loss = self._loss(micro.indices) * float(micro.counts)
                 # Gradients are averaged over processes, so the mean over the global batch takes this factor.
-                self.accelerator.backward(loss * (self.plan.world_size / batch_rows))
+                self.accelerator.backward(loss * (self.plan.world_size / weight))
                 losses.append(loss.detach())
-        self.pending.append(torch.stack(losses).sum())
-        limit = self.recipe.max_grad_norm or float("inf")  # an infinite limit measures and leaves alone
-        norm: torch.Tensor | None = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
-        self.optimizer.step()
-        self.learning_rate = float(self.named.optimizer.param_groups[0]["lr"])
-        # A step that fp16's loss scaling skipped must not use up learning rate.
-        if not self.accelerator.optimizer_step_was_skipped:
-            self.scheduler.step()
-        self.optimizer.zero_grad()
-        self.state.step += 1
-        self.state.curve_examples += batch_rows
-        self.state.evaluation_examples += batch_rows
-        self.clock.examples += batch_rows
-        assert norm is not None
-        return norm
+        return torch.stack(losses).sum()
+
+    def _halve_batch(self, step: int) -> None:
+        where = f"train: step {step + 1:,}"
+        if self.plan.per_device_batch_size == 1:
+            raise _out_of_memory(where, "train.per_device_train_batch_size: 1", TRAIN_REMEDIES[2:])
+        self._use_batch_size(smaller_batch(self.plan.per_device_batch_size))
+        self.state.per_device_batch_size = size = self.plan.per_device_batch_size
+        if self.main:
+            say(
+                f"{where}: out of memory; going on with {size} rows per device and accumulation "
+                f"{self.plan.accumulation}, so a step keeps its {self.plan.total_batch_size} rows"
+            )
+
+    def _use_batch_size(self, size: int) -> None:
+        """Take fewer rows at once, and more times."""
+        factor = self.plan.per_device_batch_size // size
+        self.plan = replace(self.plan, per_device_batch_size=size, accumulation=self.plan.accumulation * factor)
 
     def _loss(self, indices: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Return the summed cross entropy of some training rows."""
+        """Return the summed loss of some training rows."""
         inputs = self._inputs(self.job.train.positions[indices])
         labels = torch.from_numpy(self.job.train.labels[indices]).to(self.accelerator.device, non_blocking=True)
         logits = self.model(**inputs).logits
-        return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")  # accelerate made them float32
+        return self.criterion.summed(logits, labels)  # accelerate made them float32
 
     def _inputs(self, positions: npt.NDArray[np.int64]) -> dict[str, torch.Tensor]:
         batch = self.job.tokens.batch(positions)
@@ -270,6 +400,11 @@ class _Trainer:
     def _record(self, grad_norm: torch.Tensor) -> None:
         """After a step: log, evaluate, save and stop as the recipe says."""
         state, recipe = self.state, self.recipe
+        signal_number, minutes_are_up, failed = self.processes.agree(
+            self.stop.number, int(self.main and self._minutes_are_up()), int(self.writer.failed)
+        )
+        if failed:
+            self._leave_for_a_failed_write()
         over = state.step >= self.plan.total_steps
         log = state.step % recipe.logging_steps == 0 or over
         evaluate = over or self._evaluation_is_due()
@@ -278,14 +413,18 @@ class _Trainer:
         if log:
             self._log(float(grad_norm))
         improved = self._evaluate() if evaluate else False
-        patience = recipe.early_stopping_patience
-        stopped = patience is not None and state.stale >= patience
-        state.finished = over or stopped
-        if stopped and not over and self.main:
+        state.finished = self._is_over()
+        if state.finished and not over and self.main:
             say(f"train: stopping early at step {state.step:,}: no improvement in {state.stale} evaluations")
-        if improved or state.finished or self._checkpoint_is_due():
+        if improved or state.finished or signal_number or minutes_are_up or self._checkpoint_is_due():
             self._collect_loss()
             self._save()
+        if signal_number:
+            self._leave_for_a_signal(signal_number)
+
+    def _is_over(self) -> bool:
+        patience = self.recipe.early_stopping_patience
+        return self.state.step >= self.plan.total_steps or (patience is not None and self.state.stale >= patience)
 
     def _evaluation_is_due(self) -> bool:
         if self.recipe.eval_strategy == "epoch":
@@ -296,11 +435,14 @@ class _Trainer:
     def _checkpoint_is_due(self) -> bool:
         amount, unit = self.interval.amount, self.interval.unit
         if unit == "minutes":
-            # One process decides: saving starts with summing up losses, in which all must take part.
-            return bool(self._broadcast(int(time.monotonic() - self.last_checkpoint >= 60 * amount)))
+            return False
         steps = amount if unit == "steps" else amount * self.plan.steps_per_epoch
         # Whether a multiple of a possibly fractional distance lies within this step.
         return int(self.state.step / steps) > int((self.state.step - 1) / steps)
+
+    def _minutes_are_up(self) -> bool:
+        minutes = self.interval.amount if self.interval.unit == "minutes" else math.inf
+        return time.monotonic() - self.last_checkpoint >= 60 * minutes
 
     def _collect_loss(self) -> None:
         """Fetch the losses of the steps since the last call from all processes."""
@@ -331,12 +473,12 @@ class _Trainer:
         point = CurvePoint(
             step=state.step,
             epoch=self.plan.epoch_at(state.step),
-            loss=state.curve_loss / state.curve_examples,
+            loss=state.curve_loss / state.curve_weight,
             learning_rate=self.learning_rate,
             grad_norm=None if skipped else grad_norm,
         )
         state.curve.append(point)
-        state.curve_loss, state.curve_examples = 0.0, 0
+        state.curve_loss, state.curve_weight = 0.0, 0.0
         rate = self.clock.lap()
         for listener in self.listeners:
             listener.on_curve(point, rate)
@@ -345,44 +487,57 @@ class _Trainer:
         """Score the validation split; return whether it is the best so far."""
         state, name = self.state, self.recipe.metric_for_best_model
         paused = time.perf_counter()
-        logits = distributed_logits(
-            self.model,
-            self.job.tokens,
-            self.job.validation.positions,
-            self.recipe.per_device_eval_batch_size,
-            self.accelerator,
-        )
+        size = self.recipe.per_device_eval_batch_size
+        found, remedy = f"train.per_device_eval_batch_size: {size}", "lower train.per_device_eval_batch_size"
+        with _memory("train: evaluation", found, [remedy]):
+            logits = distributed_logits(
+                self.model,
+                self.job.tokens,
+                self.job.validation.positions,
+                size,
+                self.accelerator,
+            )
         if not np.isfinite(logits).all():
             raise self._diverged(f"the outputs for the validation split after step {state.step:,} are not finite")
-        metrics = classification_metrics(logits, self.job.validation.labels, self.job.label_names)
+        metrics = classification_metrics(logits, self.job.validation.labels, self.job.label_names, self.job.metrics)
         self.clock.started += time.perf_counter() - paused  # throughput is that of training
         evaluation = Evaluation(
             step=state.step,
             epoch=self.plan.epoch_at(state.step),
-            train_loss=state.evaluation_loss / state.evaluation_examples,
+            train_loss=state.evaluation_loss / state.evaluation_weight,
             learning_rate=self.learning_rate,
             metrics=metrics,
         )
-        state.evaluation_loss, state.evaluation_examples = 0.0, 0
+        state.evaluation_loss, state.evaluation_weight = 0.0, 0.0
         best = next((e.metrics[name] for e in state.evaluations if e.step == state.best_step), None)
-        sign = 1.0 if greater_is_better(name) else -1.0
+        sign = 1.0 if self.maximized else -1.0
         improved = best is None or sign * metrics[name] > sign * best
         state.evaluations.append(evaluation)
         state.stale = 0 if improved else state.stale + 1
         if improved:
             state.best_step = state.step
+        observe(self.scheduler, metrics[name])
         for listener in self.listeners:
             listener.on_evaluation(evaluation)
         return improved
 
     def _save(self) -> None:
         self.last_checkpoint = time.monotonic()
+        self.processes.on_main(self.writer.wait)  # one in flight at most
         if not self.main:
             return
-        self.job.checkpoints.save(self.job.model, self.named, self.scheduler, self.accelerator.scaler, self.state)
-        for listener in self.listeners:
-            listener.on_checkpoint(self.job.checkpoints, self.state)
+        self.writer.save(Snapshot.take(self.job.model, self.named, self.scheduler, self.accelerator.scaler, self.state))
 
-    def _broadcast(self, value: int) -> int:
-        """Return the main process's value on every process."""
-        return int(broadcast(torch.tensor(value, device=self.accelerator.device)))
+    def _tell_of_checkpoint(self, state: TrainingState) -> None:
+        for listener in self.listeners:
+            listener.on_checkpoint(self.job.checkpoints, state)
+
+    def _leave_for_a_failed_write(self) -> None:
+        self.writer.wait()  # raises where the write failed, which is the main process
+        raise SystemExit(1)
+
+    def _leave_for_a_signal(self, number: int) -> None:
+        self.processes.on_main(self.writer.wait)
+        name = signal.Signals(number).name
+        said = f"train: stopped by {name} after step {self.state.step:,}; the checkpoint is saved, start again to go on"
+        raise Stopped(said if self.main else "", number)

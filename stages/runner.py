@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline import timings
-from pipeline.errors import SeqtrackError
+from pipeline.errors import SeqtrackError, Stopped
 from pipeline.params import Params, load_params
 
 
@@ -39,5 +39,9 @@ def run_stage(stage: Callable[[Params], None], description: str | None, *, outpu
             timings.record(stage.__name__, output, time.perf_counter() - started)
     except SeqtrackError as error:
         sys.exit(f"error: {error}")
+    except Stopped as stopped:
+        if str(stopped):
+            print(stopped, file=sys.stderr)
+        sys.exit(stopped.status)
     except KeyboardInterrupt:
         sys.exit(130)

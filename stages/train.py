@@ -1,4 +1,4 @@
-"""Fine-tune the encoder; start through `accelerate launch`, resumes by itself.
+"""Fine-tune the encoder; start through `python -m stages.launch`, resumes by itself.
 
 Reads:  data/splits/, data/tokenized/, data/validated/, the weights of model.name_or_path
 Writes: data/model/ (weights, config, tokenizer, labels, manifest), data/reports/history.csv,
@@ -6,8 +6,9 @@ Writes: data/model/ (weights, config, tokenizer, labels, manifest), data/reports
         checkpoints under .seqtrack/checkpoints/<run_key>, the run in MLflow
 """
 
-from pipeline.fine_tuning import fine_tune
 from pipeline.params import Params
+from pipeline.ranks import settle, told_once
+from pipeline.signals import StopSignals
 from stages.runner import run_stage
 
 # What shaped the model; evaluate and predict log their own sections.
@@ -16,8 +17,17 @@ LOGGED = ("fetch", "data", "validate", "split", "tokenize", "model", "train", "l
 
 def train(params: Params) -> None:
     """Run the stage."""
-    fine_tune(params.train, params.model, params.tracking, params.flat(*LOGGED))
+    from pipeline.fine_tuning import fine_tune  # late: its libraries may have something to say while they load
+
+    with told_once(), StopSignals(at_once=True):  # while the loop runs, it handles signals itself
+        fine_tune(params.train, params.model, params.tracking, params.flat(*LOGGED))
+
+
+def main() -> None:
+    """Run as one process of a launcher; accelerate calls this by name on TPUs."""
+    settle()
+    run_stage(train, __doc__)
 
 
 if __name__ == "__main__":
-    run_stage(train, __doc__)
+    main()

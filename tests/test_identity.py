@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline import identity
-from pipeline.identity import ProcessLayout, run_key
+from pipeline.identity import Identity, ProcessLayout, Training, differences
 from pipeline.labels import LabelSet
 from pipeline.model_source import ModelSource
 from pipeline.outputs import write_manifest
@@ -25,10 +25,14 @@ class Ingredients:
     revision: str | None = None
     name: str = "team/encoder"
     layout: dict[str, Any] = dataclasses.field(default_factory=dict)
+    total_batch_size: int = 4
 
     def key(self) -> str:
+        return self.identity().run_key()
+
+    def identity(self) -> Identity:
         layout = {"world_size": 1, "device": "cpu", "threads": 2, "mixed_precision": "bf16"} | self.layout
-        return run_key(
+        return Identity.of(
             tokenized=self.folder / "tokenized",
             splits=self.folder / "splits",
             labels=self.folder / "labels.json",
@@ -36,6 +40,7 @@ class Ingredients:
             model=Model(name_or_path=self.name, revision=self.revision, trust_remote_code=False),
             source=ModelSource(name=self.name, folder=self.folder / "base", commit=None),
             layout=ProcessLayout(**layout),
+            total_batch_size=self.total_batch_size,
         )
 
 
@@ -77,6 +82,7 @@ CHANGES: dict[str, Callable[[Ingredients], Any]] = {
     "processes": lambda of: of.layout.update(world_size=2),
     "device": lambda of: of.layout.update(device="cuda"),
     "threads": lambda of: of.layout.update(threads=1),
+    "total batch": lambda of: setattr(of, "total_batch_size", 8),
     "precision": lambda of: of.layout.update(mixed_precision="no"),
 }
 
@@ -102,5 +108,56 @@ def test_code_and_libraries_count(ingredients: Ingredients, monkeypatch: pytest.
 def test_how_often_state_is_saved_does_not_count(ingredients: Ingredients) -> None:
     before = ingredients.key()
     ingredients.train["checkpoint"] = {"every": "3 minutes", "keep": 9, "log_to_mlflow": "none"}
+    ingredients.train["resume_from"] = "elsewhere"
     assert ingredients.key() == before
     assert len(before) == 64
+
+
+def test_what_forbids_to_go_on_is_told_from_what_only_rounds(ingredients: Ingredients) -> None:
+    before = ingredients.identity()
+    ingredients.train.update(
+        learning_rate=3e-5, num_train_epochs=9, per_device_train_batch_size=2, gradient_accumulation_steps=2
+    )
+    ingredients.layout.update(world_size=2, device="cuda")
+    ingredients.name = "team/elsewhere"  # the same files
+    rewritten("splits")(ingredients)
+    found = differences(before, ingredients.identity())
+    assert [(difference.name, difference.kind) for difference in found] == [
+        ("splits", "other"),
+        ("train.learning_rate", "other"),
+        ("train.num_train_epochs", "longer"),
+        ("layout.device", "rounding"),
+        ("layout.world_size", "rounding"),
+        ("train.gradient_accumulation_steps", "rounding"),
+        ("train.per_device_train_batch_size", "rounding"),
+    ]
+    assert str(found[1]) == "train.learning_rate: checkpoint 0.005, now 3e-05"
+    assert str(found[0]) == f"splits: checkpoint {before.splits[:10]}, now {ingredients.identity().splits[:10]}"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda of: of.train.update(num_train_epochs=1),
+        lambda of: setattr(of, "total_batch_size", 8),
+        CHANGES["weights"],
+        CHANGES["labels"],
+        CHANGES["seed"],
+    ],
+)
+def test_other_trainings_are_other(ingredients: Ingredients, change: Callable[[Ingredients], Any]) -> None:
+    before = ingredients.identity()
+    change(ingredients)
+    assert [difference.kind for difference in differences(before, ingredients.identity())] == ["other"]
+
+
+def test_going_on_from_the_same_training_keeps_its_key(ingredients: Ingredients) -> None:
+    first = Training(run_key=ingredients.key(), identity=ingredients.identity())
+    assert ingredients.identity().run_key(first) == first.run_key
+    ingredients.train.update(num_train_epochs=9)
+    longer = ingredients.identity()
+    extended = Training(run_key=longer.run_key(first), identity=longer)
+    # Not what nine epochs from scratch would be, and the same wherever it is started again.
+    assert len({first.run_key, longer.run_key(), extended.run_key}) == 3
+    assert longer.run_key(extended) == extended.run_key
+    assert Training.from_json(dataclasses.asdict(extended), "here") == extended

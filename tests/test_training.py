@@ -32,7 +32,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 
 def plain_training(toy: Toy, train: Train, model: torch.nn.Module) -> list[float]:
     """Train in ten lines of PyTorch, a global batch at a time; return the loss of each step."""
-    plan = plan_of(toy.job(toy.folder, train), 1)
+    plan = plan_of(len(toy.train), train, 1)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -380,8 +380,7 @@ def test_it_says_what_it_is_about_to_do(toy: Toy, tmp_path: Path, capsys: pytest
     assert said["trainable parameters"] == f"{parameters:,} of {parameters:,}"
 
 
-def test_the_plan_follows_the_recipe(toy: Toy, tmp_path: Path) -> None:
-    job = toy.job(tmp_path, recipe(seed=3, gradient_accumulation_steps=5, num_train_epochs=1.5))
-    assert plan_of(job, 2) == BatchPlan(
+def test_the_plan_follows_the_recipe() -> None:
+    assert plan_of(21, recipe(seed=3, gradient_accumulation_steps=5, num_train_epochs=1.5), 2) == BatchPlan(
         rows=21, per_device_batch_size=4, world_size=2, accumulation=5, epochs=1.5, seed=3
     )

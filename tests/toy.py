@@ -81,17 +81,17 @@ class Toy:
         )
 
 
-def make_toy(folder: Path, *, train: int = 21, validation: int = 11) -> Toy:
-    """Make the task in an empty folder, or open it where an equal call made it."""
+def make_toy(folder: Path, *, train: int = 21, validation: int = 11, texts: Sequence[str] = ()) -> Toy:
+    """Make the task in an empty folder, or open it where an equal call made it; `texts` are of the classes in turn."""
     generator = np.random.default_rng(5)
     labels = np.arange(train + validation) % len(WORDS)
-    texts = [
+    texts = texts or [
         " ".join([generator.choice(WORDS[label]), *generator.choice(FILLER, size=generator.integers(1, 9))])
         for label in labels
     ]
     made = folder.exists() and any(folder.iterdir())
     if not made:
-        save_tiny_encoder(folder / "encoder", [word for group in (*WORDS, FILLER) for word in group])
+        save_tiny_encoder(folder / "encoder", [*(word for group in (*WORDS, FILLER) for word in group), *texts])
     encoder = Encoder.load(folder / "encoder", 16)
     if not made:
         (folder / "tokens").mkdir()
