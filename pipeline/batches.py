@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.errors import SeqtrackError
+
 Indices = npt.NDArray[np.int64]
 
 
@@ -90,6 +92,32 @@ class BatchPlan:
         pieces = np.array_split(batch, self.accumulation * self.world_size)
         mine = pieces[rank :: self.world_size]
         return [MicroBatch(indices=piece if len(piece) else batch[:1], counts=len(piece) > 0) for piece in mine]
+
+
+def accumulation_for(total: int, per_device: int, world_size: int) -> int:
+    """Return the micro-batches per process that make up a total batch.
+
+    Raises:
+        SeqtrackError: the total is no multiple of what all processes take at once.
+    """
+    at_once = per_device * world_size
+    if total % at_once:
+        sizes = [size for size in (total // at_once * at_once, (total // at_once + 1) * at_once) if size]
+        raise SeqtrackError(
+            "not divisible by per_device_train_batch_size x processes",
+            where="params.yaml: train.total_train_batch_size",
+            expected=f"a multiple of {per_device} x {world_size} = {at_once}, such as {' or '.join(map(str, sizes))}",
+            found=str(total),
+        )
+    return total // at_once
+
+
+def smaller_batch(per_device: int) -> int:
+    """Return the largest size of at most half of `per_device`, which must be above 1, that divides it.
+
+    With accumulation raised by the same factor, a step keeps exactly its rows.
+    """
+    return next(size for size in range(per_device // 2, 0, -1) if per_device % size == 0)
 
 
 @functools.lru_cache(maxsize=2)

@@ -105,3 +105,23 @@ def hub_offline() -> bool:
 def hub_endpoint() -> str:
     """Return the hub in use: `HF_ENDPOINT`, or the public one."""
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def become_launcher(folder: Path, *, use_cpu: bool) -> None:
+    """Tell the processes that this one will start where to leave the reason when they fail, and what to train on."""
+    os.environ["SEQTRACK_FAILURES"] = str(folder)
+    # Seconds that torch's agent gives the others to stop when one has failed, before it kills them.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "20")
+    if use_cpu:  # which accelerate itself passes on to a single process alone
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+
+
+def failures() -> Path | None:
+    """Return the folder in which the launcher of this process looks for failures, None without our launcher."""
+    folder = os.environ.get("SEQTRACK_FAILURES")
+    return Path(folder) if folder else None
+
+
+def rank() -> int:
+    """Return this process's number among those of a training; 0 where it is alone."""
+    return int(os.environ.get("RANK", "0"))

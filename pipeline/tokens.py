@@ -103,10 +103,12 @@ class TokenStore:
         lengths: int32 array of tokens per row after truncation, shape (rows,).
         full_lengths: the same before truncation.
         padding: how to fill up batches.
+        pad_to: length of all batches, None for that of each batch's longest row.
     """
 
-    def __init__(self, files: list[Path], padding: Padding) -> None:
+    def __init__(self, files: list[Path], padding: Padding, *, pad_to: int | None = None) -> None:
         self.padding = padding
+        self.pad_to = pad_to
         shards, ids, full = [], [], []
         for file in files:
             with pa.memory_map(str(file)) as source:
@@ -126,15 +128,23 @@ class TokenStore:
         ).astype(np.int32)
 
     @staticmethod
-    def open(folder: Path) -> TokenStore:
+    def open(folder: Path, *, pad_to_max_length: bool = False) -> TokenStore:
         """Map the files of a tokenize output.
+
+        Args:
+            folder: the output.
+            pad_to_max_length: whether all batches are as long as the longest row may be.
 
         Raises:
             SeqtrackError: the folder is missing, damaged or of another version.
         """
         manifest = read_manifest(folder)
         try:
-            return TokenStore([folder / name for name in sorted(manifest["files"])], Padding(**manifest["padding"]))
+            return TokenStore(
+                [folder / name for name in sorted(manifest["files"])],
+                Padding(**manifest["padding"]),
+                pad_to=int(manifest["params"]["max_length"]) if pad_to_max_length else None,
+            )
         except (OSError, pa.ArrowInvalid) as error:
             raise SeqtrackError(
                 f"token files are missing or damaged ({error})",
@@ -171,7 +181,7 @@ class TokenStore:
             ids.append(shard.input_ids[where])
             if shard.token_type_ids is not None:
                 types.append(shard.token_type_ids[where])
-        return self.padding.batch(ids, types or None, multiple_of=pad_to_multiple_of)
+        return self.padding.batch(ids, types or None, multiple_of=self.pad_to or pad_to_multiple_of)
 
 
 def _map_shard(batch: pa.RecordBatch) -> _Shard:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.batches import BatchPlan, step_seed
+from pipeline.batches import BatchPlan, accumulation_for, smaller_batch, step_seed
+from pipeline.errors import SeqtrackError
 
 SIZES = st.integers(1, 12)
 PLANS = st.builds(
@@ -101,3 +103,36 @@ def test_seeds_of_steps_and_processes_differ() -> None:
     assert len(seeds) == 4 * 50 * 4
     assert all(0 <= seed < 2**64 for seed in seeds)
     assert step_seed(13, 5, 0) == step_seed(13, 5, 0)
+
+
+@given(st.integers(1, 500), st.integers(1, 40), st.integers(1, 8))
+def test_accumulation_makes_up_the_total_or_the_nearest_totals_are_named(total: int, device: int, world: int) -> None:
+    if total % (device * world) == 0:
+        assert accumulation_for(total, device, world) * device * world == total
+        return
+    with pytest.raises(SeqtrackError, match=r"train\.total_train_batch_size: not divisible by per_device") as caught:
+        accumulation_for(total, device, world)
+    assert caught.value.expected is not None
+    named = [int(word) for word in caught.value.expected.partition("such as ")[2].split(" or ")]
+    assert all(size % (device * world) == 0 and 0 < abs(size - total) < device * world for size in named)
+    assert len(named) == (2 if total > device * world else 1)
+
+
+@given(st.integers(2, 5000))
+def test_a_smaller_batch_is_at_most_half_and_divides(size: int) -> None:
+    smaller = smaller_batch(size)
+    assert smaller <= size / 2
+    assert size % smaller == 0
+
+
+def test_powers_of_two_are_halved() -> None:
+    assert [smaller_batch(size) for size in (64, 32, 16, 2, 24, 7)] == [32, 16, 8, 1, 12, 1]
+
+
+@given(PLANS.filter(lambda plan: plan.per_device_batch_size > 1), st.integers(0, 20))
+def test_smaller_batches_and_more_of_them_leave_the_steps_as_they_are(plan: BatchPlan, step: int) -> None:
+    size = smaller_batch(plan.per_device_batch_size)
+    factor = plan.per_device_batch_size // size
+    other = dataclasses.replace(plan, per_device_batch_size=size, accumulation=plan.accumulation * factor)
+    assert other.total_steps == plan.total_steps
+    assert np.array_equal(other.global_batch(step), plan.global_batch(step))

@@ -1,4 +1,4 @@
-"""Two processes: what one would compute, each validation row once, no deadlock."""
+"""Several processes: what one would compute, each row once, no deadlock."""
 
 from __future__ import annotations
 
@@ -11,31 +11,44 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.distributed_eval import distributed_logits
-from tests.toy import REPOSITORY, Toy, accelerator, make_toy
-from tests.two_processes import results
+from pipeline.training import plan_of
+from tests.toy import REPOSITORY, Toy, accelerator, make_toy, recipe
+from tests.two_processes import GRADIENTS, TOTAL, flat_gradients, results
 
+Ranks = list[dict[str, Any]]
 LAUNCH = (
-    "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --num_cpu_threads_per_process 1 "
-    "--dynamo_backend no --main_process_port 0"
+    "--multi_gpu --num_machines 1 --mixed_precision no --num_cpu_threads_per_process 1 --dynamo_backend no "
+    "--main_process_port 0"
 )
 
+SEVERAL = pytest.mark.parametrize("processes", ["ranks", pytest.param("four", marks=pytest.mark.slow)])
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    folder = tmp_path_factory.mktemp("two")
-    launcher = Path(sys.executable).parent / "accelerate"
+
+def start(folder: Path, processes: int, flags: str = LAUNCH) -> Ranks:
+    command = f"-m stages.launch --num_processes {processes} {flags} -m tests.two_processes".split()
     done = subprocess.run(
-        [launcher, "launch", *LAUNCH.split(), "-m", "tests.two_processes", str(folder)],
+        [sys.executable, *command, str(folder), str(processes)],
         cwd=REPOSITORY,
         env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(processes)]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    return start(tmp_path_factory.mktemp("two"), 2)
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    return start(tmp_path_factory.mktemp("four"), 4)
 
 
 @pytest.fixture(scope="module")
@@ -43,26 +56,89 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     return make_toy(tmp_path_factory.mktemp("one"))
 
 
-def test_two_processes_train_as_one_does(ranks: list[dict[str, Any]], toy: Toy, tmp_path: Path) -> None:
-    one = results(toy, accelerator(), tmp_path, 2)
-    for name in ("losses", "norms", "validation", "weights"):
-        assert ranks[0][name] == pytest.approx(one[name], rel=1e-4), name
-    assert ranks[0]["best"] == one["best"]
-    assert np.allclose(ranks[0]["logits"], one["logits"], atol=1e-4)
+@pytest.fixture(scope="module")
+def one(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return results(toy, accelerator(), tmp_path_factory.mktemp("alone"))
 
 
-def test_both_processes_know_the_same_and_one_tells(ranks: list[dict[str, Any]]) -> None:
+def global_batches(ranks: Ranks) -> list[list[int]]:
+    """Put the rows that the processes fed to their models together again: by step, in the order of the global batch."""
+    steps = zip(*(rank["fed"] for rank in ranks), strict=True)
+    return [[row for turn in zip(*step, strict=True) for micro in turn for row in micro] for step in steps]
+
+
+@SEVERAL
+def test_processes_train_as_one_does(processes: str, one: dict[str, Any], request: pytest.FixtureRequest) -> None:
+    several: Ranks = request.getfixturevalue(processes)
+    for name in ("losses", "norms", "weights"):
+        assert several[0][name] == pytest.approx(one[name], rel=1e-4), name
+    for found, expected in zip(several[0]["validation"], one["validation"], strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)
+    assert several[0]["best"] == one["best"]
+    assert np.allclose(several[0]["logits"], one["logits"], atol=1e-4)
+
+
+@SEVERAL
+def test_processes_see_the_global_batches_of_one(
+    processes: str, one: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    several: Ranks = request.getfixturevalue(processes)
+    expected = global_batches([one])
+    assert [len(batch) for batch in expected] == [TOTAL, 1] * 3
+    assert global_batches(several) == expected
+
+
+def test_the_ready_file_for_the_cpu_trains(one: dict[str, Any], tmp_path: Path) -> None:
+    (found,) = start(tmp_path, 1, "--config_file configs/accelerate/cpu.yaml --num_cpu_threads_per_process 1")
+    assert found["losses"] == one["losses"]
+    assert found["weights"] == one["weights"]
+
+
+def test_gradients_of_accumulation_over_processes_are_those_of_the_whole_batch(ranks: Ranks, toy: Toy) -> None:
+    """In float64 and plain PyTorch; 8 rows a step and 5 in the last, so the last micro-batches are empty."""
+    train = recipe(**GRADIENTS)
+    plan = plan_of(len(toy.train), recipe(**GRADIENTS, gradient_accumulation_steps=4), 2)
+    model = toy.model(dropout=False).double().train()
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": train.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        lr=train.learning_rate,
+    )
+    warmup = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: step if step < 1 else (3 - step) / 2)
+    assert plan.total_steps == len(ranks[0]["gradients"]) == 3
+    for step in range(plan.total_steps):
+        rows = plan.global_batch(step)
+        logits = model(**toy.tokens.batch(toy.train.positions[rows])).logits
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits, torch.from_numpy(toy.train.labels[rows])).backward()
+        for rank in ranks:
+            assert np.allclose(rank["gradients"][step], flat_gradients(model), rtol=0, atol=1e-12)
+        optimizer.step()
+        warmup.step()
+
+
+def test_one_process_out_of_memory_halves_the_batch_of_all(ranks: Ranks) -> None:
+    for rank in ranks:
+        memory = rank["memory"]
+        assert memory["size"] == 2
+        assert memory["losses"] == pytest.approx(memory["losses_given"], rel=1e-5)
+    assert max(ranks[1]["memory"]["rows"]) == 2
+
+
+@SEVERAL
+def test_all_processes_know_the_same_and_one_tells(processes: str, request: pytest.FixtureRequest) -> None:
+    several: Ranks = request.getfixturevalue(processes)
     for name in ("losses", "validation", "best", "logits", "weights"):
-        assert ranks[0][name] == ranks[1][name]
-    assert ranks[0]["heard"] == [3, 6, 9]
-    assert ranks[1]["heard"] == []
+        assert all(rank[name] == several[0][name] for rank in several)
+    assert [rank["heard"] for rank in several] == [[2, 4, 6], *[[] for _ in several[1:]]]
 
 
-def test_fewer_rows_than_processes(ranks: list[dict[str, Any]]) -> None:
+def test_fewer_rows_than_processes(ranks: Ranks) -> None:
     assert [rank["one_row"] for rank in ranks] == [[1, 3], [1, 3]]
 
 
-def test_processes_whose_clocks_disagree_save_together(ranks: list[dict[str, Any]]) -> None:
+def test_processes_whose_clocks_disagree_save_together(ranks: Ranks) -> None:
     assert len(ranks[0]["minutes"]) > 3
     assert ranks[1]["minutes"] == []
 

@@ -154,9 +154,9 @@ def test_a_killed_training_goes_on_where_it_was(restored: Clone, tmp_path: Path)
         "import os, signal\n"
         "from pipeline import checkpoints\n"
         "save = checkpoints.CheckpointStore.save\n"
-        "def save_and_die(self, *arguments):\n"
-        "    path = save(self, *arguments)\n"
-        "    if arguments[-1].step >= 20:\n"
+        "def save_and_die(self, snapshot):\n"
+        "    path = save(self, snapshot)\n"
+        "    if snapshot.state.step >= 20:\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return path\n"
         "checkpoints.CheckpointStore.save = save_and_die\n"
@@ -166,8 +166,9 @@ def test_a_killed_training_goes_on_where_it_was(restored: Clone, tmp_path: Path)
         encoding="utf-8",
     )
     flags = interrupted.launch_flags()
-    died = interrupted.run("accelerate", "launch", *flags, "kill.py", check=False)
-    assert died.returncode != 0
+    died = interrupted.run("python", "-m", "stages.launch", *flags, "kill.py", check=False)
+    assert died.returncode == 128 + 9
+    assert "error: training process 0 was killed by SIGKILL" in died.stdout
     assert "Traceback" not in died.stdout, died.stdout
     died_at = max(interrupted.checkpoint_steps())
     assert not (interrupted.folder / "data/model").exists()

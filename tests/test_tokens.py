@@ -134,6 +134,15 @@ def test_a_folder_is_opened_by_its_manifest(tmp_path: Path) -> None:
     assert len(store.lengths) == ROWS
 
 
+def test_opened_to_pad_every_batch_to_the_longest_a_row_may_be(tmp_path: Path) -> None:
+    write(tmp_path, [ROWS])
+    write_manifest(tmp_path, inputs={}, params={"max_length": 13}, rows={}, padding=vars(PADDING))
+    store = TokenStore.open(tmp_path, pad_to_max_length=True)
+    batches = [store.batch(np.arange(first, first + 4)) for first in (0, 7, 15)]
+    assert {batch["input_ids"].shape for batch in batches} == {(4, 13)}
+    assert batches[0]["attention_mask"].sum(dim=1).tolist() == store.lengths[:4].tolist()
+
+
 @pytest.mark.parametrize("damage", ["gone", "cut", "empty"])
 def test_damaged_files_are_explained(tmp_path: Path, damage: str) -> None:
     write(tmp_path, [])
