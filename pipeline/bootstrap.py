@@ -6,7 +6,9 @@ rows and seed alone; every metric is computed from the same resamples, as `pipel
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +83,13 @@ def scores(outcomes: Outcomes) -> dict[str, Values]:
 
 
 def bootstrap_intervals(
-    logits: Logits, labels: npt.NDArray[np.int64], *, samples: int, confidence: float, seed: int
+    logits: Logits,
+    labels: npt.NDArray[np.int64],
+    *,
+    samples: int,
+    confidence: float,
+    seed: int,
+    own: Mapping[str, Callable[[Logits, npt.NDArray[np.int64]], float]] = MappingProxyType({}),
 ) -> dict[str, tuple[float, float]]:
     """Return (low, high) for every metric of `pipeline.metrics.classification_metrics`.
 
@@ -91,6 +99,7 @@ def bootstrap_intervals(
         samples: resamples, each of as many rows as there are, drawn with replacement.
         confidence: coverage, for example 0.95.
         seed: of the draws.
+        own: the user's metrics by name; resamples for which one is no finite number do not count for it.
     """
     rows, classes = logits.shape
     predicted = logits.argmax(axis=1)
@@ -102,6 +111,7 @@ def bootstrap_intervals(
         predicted=np.empty((samples, classes), np.int64),
     )
     mean_losses = np.empty(samples)
+    own_values = {name: np.empty(samples) for name in own}
     for index in range(samples):
         drawn = generator.integers(rows, size=rows)
         outcomes = count_outcomes(labels[drawn], predicted[drawn], classes)
@@ -109,10 +119,12 @@ def bootstrap_intervals(
         resamples.actual[index] = outcomes.actual
         resamples.predicted[index] = outcomes.predicted
         mean_losses[index] = losses[drawn].mean()
+        for name, score in own.items():
+            own_values[name][index] = score(logits[drawn], labels[drawn])
     tail = (1 - confidence) / 2
     intervals = {}
-    for name, values in {**scores(resamples), "loss": mean_losses}.items():
-        low, high = np.quantile(values, [tail, 1 - tail])
+    for name, values in {**scores(resamples), "loss": mean_losses, **own_values}.items():
+        low, high = np.quantile(values[np.isfinite(values)], [tail, 1 - tail])
         intervals[name] = (float(low), float(high))
     return intervals
 

@@ -24,7 +24,7 @@ from pipeline.errors import SeqtrackError
 from pipeline.figures import confusion_figure, f1_figure
 from pipeline.inference import Classifier
 from pipeline.labels import LabelSet
-from pipeline.metrics import ClassScore, class_scores, classification_metrics, confusion
+from pipeline.metrics import ClassScore, OwnMetric, class_scores, classification_metrics, confusion, own_metrics
 from pipeline.outputs import Json, write_json, write_text
 from pipeline.params import Evaluate
 from pipeline.probabilities import probabilities, row_losses
@@ -79,12 +79,14 @@ class Evaluation:
         names: class names in id order.
         model_digest: identity of the model folder.
         run_key: identity of the training run.
+        own: the user's metrics among those of the splits.
         splits: those with labelled rows, at least one: validation, test as given if leaks were dropped from it, test.
     """
 
     names: tuple[str, ...]
     model_digest: str
     run_key: str
+    own: tuple[OwnMetric, ...]
     splits: tuple[SplitEvaluation, ...]
 
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -118,6 +120,7 @@ def evaluate_splits(
             found=", ".join(known.names),
             fix="run `dvc repro` to train on these",
         )
+    own = own_metrics(classifier.metrics, len(known.names))
     # Test stays last: the figures are about it.
     names = ("validation", AS_GIVEN, "test") if (splits / f"{AS_GIVEN}.parquet").is_file() else SCORED
     parts = [(name, _labelled(splits / f"{name}.parquet", rows, known)) for name in names]
@@ -136,11 +139,12 @@ def evaluate_splits(
             say(f"evaluate: {name} has no labelled rows and is not scored")
             continue
         logits = _logits(classifier, tokens, name, part, evaluate.per_device_batch_size)
-        scored.append(_score(name, part, logits, known.names, evaluate))
+        scored.append(_score(name, part, logits, known.names, evaluate, own))
     return Evaluation(
         names=classifier.labels.names,
         model_digest=classifier.digest,
         run_key=classifier.run_key,
+        own=own,
         splits=tuple(scored),
     )
 
@@ -221,7 +225,12 @@ def _logits(
 
 
 def _score(
-    name: str, part: _Labelled, logits: npt.NDArray[np.float32], names: tuple[str, ...], evaluate: Evaluate
+    name: str,
+    part: _Labelled,
+    logits: npt.NDArray[np.float32],
+    names: tuple[str, ...],
+    evaluate: Evaluate,
+    own: tuple[OwnMetric, ...],
 ) -> SplitEvaluation:
     return SplitEvaluation(
         split=name,
@@ -229,13 +238,14 @@ def _score(
         labels=part.labels,
         logits=logits,
         unlabelled=part.unlabelled,
-        metrics=classification_metrics(logits, part.labels, names),
+        metrics=classification_metrics(logits, part.labels, names, own),
         intervals=bootstrap_intervals(
             logits,
             part.labels,
             samples=evaluate.bootstrap_samples,
             confidence=evaluate.confidence,
             seed=evaluate.seed,
+            own={metric.name: metric.score for metric in own},
         ),
         classes=class_scores(logits, part.labels, names),
         confusion=confusion(logits, part.labels, names),
@@ -306,7 +316,7 @@ def _show(evaluation: Evaluation, reports: Path, evaluate: Evaluate) -> None:
         ["metric", *(split.split for split in evaluation.splits)],
         [
             [name, *(_with_interval(split.metrics[name], split.intervals[name]) for split in evaluation.splits)]
-            for name in HEADLINE
+            for name in (*HEADLINE, *(metric.name for metric in evaluation.own))
         ],
     )
     wrong = ", ".join(

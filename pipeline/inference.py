@@ -21,6 +21,7 @@ from transformers.utils import logging
 from pipeline.encoding import Encoder
 from pipeline.errors import SeqtrackError
 from pipeline.labels import LabelSet
+from pipeline.modeling import trusts_code
 from pipeline.outputs import folder_digest, read_manifest
 
 MakeBatch = Callable[[npt.NDArray[np.int64]], dict[str, torch.Tensor]]
@@ -36,6 +37,7 @@ class Classifier:
         labels: the classes in the order of the logits.
         digest: identity of the model folder.
         run_key: identity of the training run.
+        metrics: import paths of the user's metrics that it was trained with.
     """
 
     model: Any  # the class differs by architecture
@@ -43,6 +45,7 @@ class Classifier:
     labels: LabelSet
     digest: str
     run_key: str
+    metrics: tuple[str, ...] = ()
 
     @staticmethod
     def load(folder: Path) -> Classifier:
@@ -52,7 +55,7 @@ class Classifier:
             SeqtrackError: the folder is missing or of another version.
         """
         manifest = read_manifest(folder)
-        trusted = bool(manifest["params"]["model"]["trust_remote_code"])  # as the user said when it was trained
+        trusted = trusts_code(manifest)
         with _no_progress_bar():
             model = AutoModelForSequenceClassification.from_pretrained(
                 folder, dtype=torch.float32, trust_remote_code=trusted
@@ -66,6 +69,7 @@ class Classifier:
             ),
             digest=folder_digest(folder),
             run_key=manifest["run_key"],
+            metrics=tuple(manifest["params"].get("train", {}).get("custom", {}).get("metrics", ())),
         )
 
     @property

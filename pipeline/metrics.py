@@ -10,7 +10,9 @@ models are loaded anyway. So import this module only in stages that load a model
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +22,14 @@ from datasets import Features, List, Value
 from evaluate import Metric, MetricInfo
 from sklearn.metrics import accuracy_score, confusion_matrix, matthews_corrcoef, precision_recall_fscore_support
 
+from pipeline.errors import SeqtrackError
+from pipeline.parts import instance, load_part, require_call
 from pipeline.probabilities import Logits, row_losses
 
 Ids = npt.NDArray[np.int64]
 
 AVERAGES = ("macro", "weighted")
+FORM = "(logits, labels)"  # of a metric of the user's
 
 
 class _LocalMetric(Metric):  # type: ignore[misc]  # evaluate has no type hints
@@ -117,22 +122,75 @@ def metric_names(num_classes: int) -> tuple[str, ...]:
     return ("accuracy", *averaged, *positive, "mcc", "loss")
 
 
-def greater_is_better(name: str) -> bool:
-    """Return whether a higher value of this metric is a better one."""
-    return name != "loss"
+def is_maximized(name: str, greater_is_better: bool | None) -> bool:
+    """Return whether a higher value of a metric is a better one: what the user says, else what is known."""
+    return name != "loss" if greater_is_better is None else greater_is_better
 
 
-def classification_metrics(logits: Logits, labels: Ids, names: tuple[str, ...]) -> dict[str, float]:
+@dataclass(frozen=True, kw_only=True)
+class OwnMetric:
+    """A metric of the user's.
+
+    Attributes:
+        name: what it is reported as.
+        score: given logits, float32 [rows, classes], and class ids, int64 [rows], a number.
+    """
+
+    name: str
+    score: Callable[[Logits, Ids], float]
+
+    def __call__(self, logits: Logits, labels: Ids) -> float:
+        """Return the score of some rows.
+
+        Raises:
+            SeqtrackError: it is no finite number.
+        """
+        value = self.score(logits, labels)
+        if not isinstance(value, int | float | np.number) or not math.isfinite(value):
+            raise SeqtrackError(
+                f"the metric {self.name} gives no finite number",
+                where="params.yaml: train.custom.metrics",
+                found=f"{value!r} for {len(labels):,} rows",
+            )
+        return float(value)
+
+
+def own_metrics(paths: Sequence[str], num_classes: int) -> tuple[OwnMetric, ...]:
+    """Load the user's metrics; each is reported under its function's name.
+
+    Args:
+        paths: import paths, from train.custom.metrics.
+        num_classes: how many classes there are.
+
+    Raises:
+        SeqtrackError: one cannot be imported or called, or has the name of a built-in one.
+    """
+    key = "train.custom.metrics"
+    found = []
+    for path in paths:
+        name = path.partition(":")[2]
+        if name in metric_names(num_classes):
+            raise SeqtrackError(f"{name} is a built-in metric", where=f"params.yaml: {key}", fix="give it another name")
+        score = instance(load_part(path, key), path, key)
+        require_call(score, path, key, np.zeros((2, num_classes), np.float32), np.zeros(2, np.int64), form=FORM)
+        found.append(OwnMetric(name=name, score=score))
+    return tuple(found)
+
+
+def classification_metrics(
+    logits: Logits, labels: Ids, names: tuple[str, ...], own: tuple[OwnMetric, ...] = ()
+) -> dict[str, float]:
     """Score predictions: the class with the highest logit, the lowest id among equals.
 
     Args:
         logits: [rows, classes], finite, at least one row.
         labels: actual class ids, [rows].
         names: class names in id order.
+        own: further metrics.
 
     Returns:
         A number under each of `metric_names`: accuracy; precision, recall and F1, macro and weighted, and for two
-        classes those of class id 1; Matthews correlation; mean cross entropy.
+        classes those of class id 1; Matthews correlation; mean cross entropy; then the user's own.
     """
     predicted = logits.argmax(axis=1)
     scores: dict[str, float] = {}
@@ -140,7 +198,7 @@ def classification_metrics(logits: Logits, labels: Ids, names: tuple[str, ...]) 
     scores |= PrecisionRecallF1().compute(predictions=predicted, references=labels, num_classes=len(names))
     scores |= MatthewsCorrelation().compute(predictions=predicted, references=labels)
     scores |= CrossEntropy().compute(predictions=logits, references=labels)
-    return scores
+    return scores | {metric.name: metric(logits, labels) for metric in own}
 
 
 def class_scores(logits: Logits, labels: Ids, names: tuple[str, ...]) -> tuple[ClassScore, ...]:

@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 from mlflow.models import ModelSignature
 from mlflow.types.schema import ColSpec, Schema
 
-from pipeline.modeling import quiet_transformers
+from pipeline.modeling import quiet_transformers, trusts_code
 from pipeline.outputs import read_manifest
 
 REQUIREMENTS = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
@@ -38,13 +38,13 @@ def log_transformers_model(
     Returns:
         The model's URI.
     """
-    with quiet_transformers(), _quiet_hub_lookups():
+    with quiet_transformers(), _quiet_remarks():
         # Absolute, or MLflow would take a relative path like data/model for somebody's repository on the hub.
         classifier = transformers.pipeline(
             "text-classification",
             model=str(folder.resolve()),
             device="cpu",
-            trust_remote_code=bool(read_manifest(folder)["params"]["model"]["trust_remote_code"]),
+            trust_remote_code=trusts_code(read_manifest(folder)),
         )
         logged = mlflow.transformers.log_model(
             classifier,
@@ -79,12 +79,18 @@ def _card(metadata: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def _quiet_hub_lookups() -> Iterator[None]:
-    """Silence MLflow's warning that it found no licence on the hub for a model that never was there."""
-    logger = logging.getLogger("mlflow.transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def _quiet_remarks() -> Iterator[None]:
+    """Silence MLflow's warning that it found no licence on the hub for a model that never was there.
+
+    And transformers', an error by name, that it does not know the user's own class; the pipeline works all the same.
+    """
+    silenced = {"mlflow.transformers": logging.ERROR, "transformers.pipelines.base": logging.CRITICAL}
+    loggers = {logging.getLogger(name): level for name, level in silenced.items()}
+    before = {logger: logger.level for logger in loggers}
+    for logger, level in loggers.items():
+        logger.setLevel(level)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in before.items():
+            logger.setLevel(level)

@@ -7,7 +7,9 @@ class names.
 
 from __future__ import annotations
 
+import inspect
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +24,21 @@ from pipeline.encoding import Encoder
 from pipeline.errors import SeqtrackError
 from pipeline.labels import LabelSet
 from pipeline.model_source import ModelSource
+from pipeline.parts import load_part, require_call
+
+AUTO_CLASS = "AutoModelForSequenceClassification"
+OWN = "train.custom.model"
 
 
-def load_classifier(source: ModelSource, labels: LabelSet, *, seed: int, trust_remote_code: bool) -> PreTrainedModel:
+def load_classifier(
+    source: ModelSource,
+    labels: LabelSet,
+    *,
+    seed: int,
+    trust_remote_code: bool,
+    attn_implementation: str | None = None,
+    own_class: type[PreTrainedModel] | None = None,
+) -> PreTrainedModel:
     """Load an encoder and put a new classification head on it; a head of this shape that it has already stays.
 
     Args:
@@ -32,15 +46,23 @@ def load_classifier(source: ModelSource, labels: LabelSet, *, seed: int, trust_r
         labels: decides the head's width and the names in config.json.
         seed: of the head's weights.
         trust_remote_code: whether code in the model's folder may run.
+        attn_implementation: how attention is computed; None is the plain way on a CPU, and transformers' choice (its
+            fused one, where the model has it) on other devices.
+        own_class: the user's class, in place of the one that transformers has for the encoder.
 
     Raises:
-        SeqtrackError: the folder holds no model that can classify sequences.
+        SeqtrackError: the folder holds no model that can classify sequences, attention cannot be computed that way, or
+            the user's class gives no logits.
     """
+    if attn_implementation is None and not torch.accelerator.is_available():
+        # PyTorch's fused attention is slower than the plain one in backward passes on a CPU.
+        attn_implementation = "eager"
+    loader: Any = own_class or AutoModelForSequenceClassification
     torch.manual_seed(seed)
     try:
         with quiet_transformers():
             model: PreTrainedModel
-            model, report = AutoModelForSequenceClassification.from_pretrained(
+            model, report = loader.from_pretrained(
                 source.folder,
                 dtype=torch.float32,
                 num_labels=len(labels.names),
@@ -50,18 +72,82 @@ def load_classifier(source: ModelSource, labels: LabelSet, *, seed: int, trust_r
                 # A head of another width, left by an earlier fine-tuning, gives way to the new one.
                 ignore_mismatched_sizes=True,
                 trust_remote_code=trust_remote_code,
-                # PyTorch's fused attention is slower than the plain one in backward passes on a CPU.
-                attn_implementation=None if torch.accelerator.is_available() else "eager",
+                attn_implementation=attn_implementation,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (ImportError, OSError, ValueError, SafetensorError) as error:
+        if attn_implementation is not None and re.search("attention|attn", str(error), re.IGNORECASE):
+            raise SeqtrackError(
+                f"no {attn_implementation} attention for this model on this machine ({error})",
+                where="params.yaml: model.attn_implementation",
+                fix="set it to null, eager or sdpa",
+            ) from error
         raise SeqtrackError(
             f"cannot load a sequence classifier ({error})",
             where=f"params.yaml: model.name_or_path: {source.name}",
             expected="a transformers encoder with config.json and weights",
         ) from error
     _require_encoder(model, report, source)
+    if own_class is not None:
+        _require_logits(model, len(labels.names))
     return model
+
+
+def own_model_class(path: str | None) -> type[PreTrainedModel] | None:
+    """Load the user's model class, if there is one.
+
+    Raises:
+        SeqtrackError: it cannot be imported, or is no PreTrainedModel with a suitable `forward`.
+    """
+    if path is None:
+        return None
+    part = load_part(path, OWN)
+    if (
+        not inspect.isclass(part)
+        or not issubclass(part, PreTrainedModel)
+        or part.__module__.startswith("transformers.")
+    ):
+        raise SeqtrackError(
+            f"{path} is no model class of your own",
+            where=f"params.yaml: {OWN}",
+            expected="a class derived from transformers.PreTrainedModel, outside of transformers",
+            found=str(part),
+        )
+    form = "(input_ids=..., attention_mask=..., token_type_ids=...)"
+    require_call(
+        part.forward, path, OWN, None, input_ids=None, attention_mask=None, token_type_ids=None, form=f"forward{form}"
+    )
+    return part
+
+
+def enable_gradient_checkpointing(model: PreTrainedModel) -> None:
+    """Have activations recomputed in backward passes instead of kept (Chen et al., 2016, arXiv:1604.06174).
+
+    Raises:
+        SeqtrackError: the architecture cannot.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise SeqtrackError(
+            f"{type(model).__name__} cannot do it",
+            where="params.yaml: train.gradient_checkpointing",
+            fix="set it to false; a smaller train.per_device_train_batch_size saves memory too",
+        )
+    # The newer of PyTorch's two ways works with frozen embeddings too.
+    model.activation_checkpointing_enable({"use_reentrant": False})
+
+
+def _require_logits(model: PreTrainedModel, classes: int) -> None:
+    tokens = torch.zeros(1, 4, dtype=torch.int64)
+    with torch.no_grad():
+        logits = getattr(model(input_ids=tokens, attention_mask=torch.ones_like(tokens)), "logits", None)
+    if not isinstance(logits, torch.Tensor) or logits.shape != (1, classes):
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise SeqtrackError(
+            f"{type(model).__name__} gives no score per class",
+            where=f"params.yaml: {OWN}",
+            expected=f"an output with logits of shape (rows, classes), here (1, {classes})",
+            found=str(found),
+        )
 
 
 def _require_encoder(model: PreTrainedModel, report: Mapping[str, Any], source: ModelSource) -> None:
@@ -80,10 +166,16 @@ def _require_encoder(model: PreTrainedModel, report: Mapping[str, Any], source: 
         )
 
 
+def trusts_code(manifest: Mapping[str, Any]) -> bool:
+    """Return whether the code in a model folder may run: the user trusted the base model's, or wrote it."""
+    return bool(manifest["params"]["model"]["trust_remote_code"]) or manifest.get("own_code") is not None
+
+
 def export(model: PreTrainedModel, encoder: Encoder, labels: LabelSet, folder: Path) -> None:
     """Write a model folder: safetensors, config.json with class names, tokenizer, labels.json.
 
-    The tokenizer carries the encoder's max_length, so `truncation=True` cuts where training did.
+    The tokenizer carries the encoder's max_length, so `truncation=True` cuts where training did. The source file of a
+    class of the user's goes with it, so that the folder loads wherever code in it is trusted.
     """
     tokenizer = encoder.tokenizer
     # Where the base model lay on this machine is no property of the result.
@@ -94,6 +186,8 @@ def export(model: PreTrainedModel, encoder: Encoder, labels: LabelSet, folder: P
         # Some base models ship with truncation and padding switched on in the tokenizer itself.
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
+    if not type(model).__module__.startswith(("transformers.", "transformers_modules.")):
+        type(model).register_for_auto_class(AUTO_CLASS)  # type: ignore[no-untyped-call]
     with quiet_transformers():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

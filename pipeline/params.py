@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import difflib
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
@@ -27,7 +36,34 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 NonEmpty = Annotated[str, Field(min_length=1)]
+RUN_CHECKPOINT = r"runs:/([0-9a-f]+)/checkpoints/([\w-]+)"  # as train.checkpoint.log_to_mlflow logs them
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+Patterns = Annotated[tuple[NonEmpty, ...], Field(strict=False)]
+
+
+def _is_import_path(path: str) -> str:
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", path):
+        raise ValueError(f"{path!r} is no import path; write module:name, for example custom.losses:FocalLoss")
+    return path
+
+
+ImportPath = Annotated[str, AfterValidator(_is_import_path)]
+ImportPaths = Annotated[tuple[ImportPath, ...], Field(strict=False)]
+# The names of transformers.SchedulerType, which would take seconds to import; a test compares.
+SchedulerName = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "reduce_lr_on_plateau",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+    "greedy",
+]
 
 
 class Section(BaseModel):
@@ -215,6 +251,10 @@ class Model(Section):
     """Branch, tag or commit on the hub."""
     trust_remote_code: bool
     """Whether code that comes with a hub model may run."""
+    attn_implementation: (
+        Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention"] | None
+    ) = None
+    """How attention is computed while training; null takes what is fastest on the device and always there."""
 
 
 class Checkpoint(Section):
@@ -234,6 +274,34 @@ class Checkpoint(Section):
         return value
 
 
+class Lora(Section):
+    """Low-rank adapters (Hu et al., 2021, arXiv:2106.09685); names are those of peft.LoraConfig."""
+
+    r: PositiveInt = 8
+    """Rank of the adapters."""
+    lora_alpha: PositiveInt = 16
+    """Adapters are scaled by lora_alpha / r."""
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapters' input."""
+    target_modules: Names | None = None
+    """Ends of the names of modules that get adapters; null is every linear layer of the encoder's layers."""
+
+
+class Custom(Section):
+    """The user's own parts, each as `module:name`; docs/custom_parts.md says what each must be."""
+
+    model: ImportPath | None
+    """A PreTrainedModel class, in place of the one that transformers has for the encoder."""
+    loss: ImportPath | None
+    """A function (logits, labels) to a loss per row, or a class of such."""
+    optimizer: ImportPath | None
+    """A torch optimiser class, or a function (groups, lr) to an optimiser."""
+    metrics: ImportPaths
+    """Functions (logits, labels) to a number, reported under the function's name."""
+    callbacks: ImportPaths
+    """Classes derived from pipeline.training.Listener."""
+
+
 class Train(Section):
     """The recipe. Names mean what they mean in transformers."""
 
@@ -243,26 +311,98 @@ class Train(Section):
     per_device_eval_batch_size: PositiveInt
     gradient_accumulation_steps: PositiveInt
     """Micro-batches per optimiser step; total batch = per-device batch x processes x this."""
+    total_train_batch_size: PositiveInt | None
+    """Rows per optimiser step over all processes; gradient_accumulation_steps is then derived from it."""
+    auto_find_batch_size: bool
+    """When a GPU runs out of memory, halve the per-device batch, double the accumulation and go on."""
+    pad_to_max_length: bool
+    """Pad every batch to tokenize.max_length, for devices that compile each shape anew (TPU)."""
     learning_rate: Annotated[float, Field(gt=0)]
-    lr_scheduler_type: Literal["linear", "cosine"]
+    lr_scheduler_type: SchedulerName
+    lr_scheduler_kwargs: dict[str, Any]
+    """What transformers' schedule of this name takes besides, for example `min_lr_rate` with cosine_with_min_lr."""
     warmup_ratio: Fraction
+    """Share of the steps over which the learning rate rises from 0, rounded up."""
+    warmup_steps: Annotated[int, Field(ge=0)] | None
+    """Steps of warm-up; null takes warmup_ratio."""
     weight_decay: Annotated[float, Field(ge=0)]
     """Decoupled weight decay; biases and normalisation weights are left out."""
+    layerwise_lr_decay: Annotated[float, Field(gt=0, le=1)] | None
+    """Each layer's learning rate is that of the layer above times this; null gives all the same."""
+    freeze: Patterns
+    """Patterns of names of parameters that stay as they are."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)]
     adam_beta2: Annotated[float, Field(ge=0, lt=1)]
     adam_epsilon: Annotated[float, Field(gt=0)]
     max_grad_norm: Annotated[float, Field(ge=0)]
     """Gradients are scaled down to this norm; 0 switches clipping off."""
+    label_smoothing_factor: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the target that is spread evenly over all classes."""
+    class_weights: Literal["balanced"] | dict[str, float] | None
+    """Weights of classes in the loss, by label (1 where not named) or from their counts; null counts rows alike."""
+    gradient_checkpointing: bool
+    """Recompute activations in the backward pass instead of keeping them: less memory, about a third more time."""
+    lora: Lora | None
+    """Train adapters instead of the encoder's weights; null trains the weights."""
     eval_strategy: Literal["epoch", "steps"]
     eval_steps: PositiveInt | None
     """Optimiser steps between evaluations when eval_strategy is `steps`."""
     metric_for_best_model: str
     """A metric of the validation split, for example `f1_macro`, `accuracy` or `loss`; the best checkpoint wins."""
+    greater_is_better: bool | None
+    """Whether the best is the highest; null is false for `loss` and true for all others but one's own."""
     early_stopping_patience: PositiveInt | None
     """Evaluations without improvement after which training stops; null trains to the end."""
     logging_steps: PositiveInt
     """Optimiser steps between points of the training curve."""
+    resume_from: str | None
+    """A checkpoint to go on from: its folder, or `runs:/<run_id>/checkpoints/last`; null: the training's own newest."""
     checkpoint: Checkpoint
+    custom: Custom
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _weights_are_positive(cls, value: object) -> object:
+        # All of it here: what pydantic says of a value that could be one of several types names those, not the remedy.
+        if value is None or value == "balanced":
+            return value
+        if not isinstance(value, Mapping) or not value:
+            raise ValueError(f"{value!r} is neither null, balanced nor a mapping such as {{spam: 5.0}}")
+        for name, weight in value.items():
+            if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 < weight < math.inf:
+                raise ValueError(f"the weight of {name!r} must be a number above 0, found {weight!r}")
+        return {str(name): float(weight) for name, weight in value.items()}
+
+    @field_validator("custom", mode="after")
+    @classmethod
+    def _metrics_have_names_of_their_own(cls, value: Custom) -> Custom:
+        names = [path.partition(":")[2] for path in value.metrics]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"metrics: two are called {twice[0]}")
+        return value
+
+    @model_validator(mode="after")
+    def _smoothing_is_for_cross_entropy(self) -> Train:
+        if self.custom.loss is not None and self.label_smoothing_factor:
+            raise ValueError("label_smoothing_factor is for cross entropy: set it to 0, or custom.loss to null")
+        return self
+
+    @field_validator("resume_from", mode="after")
+    @classmethod
+    def _a_run_is_named_whole(cls, value: str | None) -> str | None:
+        if value is not None and value.startswith("runs:") and not re.fullmatch(RUN_CHECKPOINT, value):
+            raise ValueError(f"{value!r} is no checkpoint of a run; write runs:/<run_id>/checkpoints/last")
+        return value
+
+    @model_validator(mode="after")
+    def _accumulation_is_given_once(self) -> Train:
+        if self.total_train_batch_size is not None and self.gradient_accumulation_steps != 1:
+            raise ValueError(
+                "total_train_batch_size decides the accumulation: set train.gradient_accumulation_steps to 1, "
+                f"found {self.gradient_accumulation_steps}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _steps_need_a_number(self) -> Train:
@@ -287,14 +427,12 @@ class Launch(Section):
     """Train on the CPU even where there is a GPU."""
     multi_gpu: bool = False
     """Start num_processes processes, one per GPU (or, without any GPU, on the CPU)."""
-    quiet: bool = False
-    """Leave out the launcher's own traceback when a single process fails: that process has said why."""
     gpu_ids: str = "all"
     machine_rank: Annotated[int, Field(ge=0)] = 0
     main_process_ip: str = ""
     main_process_port: Annotated[int, Field(ge=0, lt=65536)] = 0
     config_file: str = ""
-    """An accelerate config file, for everything that has no key here."""
+    """An accelerate config file, for everything that has no key here; what it states wins over the keys here."""
 
     @model_validator(mode="after")
     def _several_processes_are_started(self) -> Launch:
@@ -456,10 +594,13 @@ def _section_at(location: Sequence[int | str]) -> type[Section] | None:
     section: type[Section] = Params
     for part in location:
         for name, field in section.model_fields.items():
-            if (field.alias or name) == part and isinstance(field.annotation, type):
-                if not issubclass(field.annotation, Section):
+            if (field.alias or name) == part:
+                # A section, or a section that may be null.
+                kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if isinstance(kind, type)]
+                inner = next((kind for kind in kinds if issubclass(kind, Section)), None)
+                if inner is None:
                     return None
-                section = field.annotation
+                section = inner
                 break
         else:
             return None
@@ -492,6 +633,7 @@ def _schema_in_words(field: Mapping[str, Any], definitions: Mapping[str, Any]) -
         "string": "a string",
         "boolean": "true or false",
         "array": "a list of strings",
+        "object": "a mapping",
         "null": "null",
     }[field["type"]]
     bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}

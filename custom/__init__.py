@@ -1,0 +1,1 @@
+"""Your own parts: losses, metrics, models, optimisers, callbacks. See README.md."""
