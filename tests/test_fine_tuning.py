@@ -7,12 +7,15 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
+from accelerate import DistributedType
 from transformers import pipeline
 
 from pipeline import fine_tuning
@@ -169,6 +172,13 @@ class TestMistakesBeforeTheModelIsLoaded:
         with pytest.raises(SeqtrackError, match=r"launch.mixed_precision: fp16 needs a GPU; set it to bf16 or no"):
             fine_tune(recipe(), base(encoder), TRACKING, {})
 
+    @pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+    def test_divided_weights(self, encoder: Path, monkeypatch: pytest.MonkeyPatch, kind: DistributedType) -> None:
+        processes = SimpleNamespace(distributed_type=kind, mixed_precision="no", device=torch.device("cpu"))
+        monkeypatch.setattr(fine_tuning, "Accelerator", lambda **_: processes)
+        said = complaint(base(encoder))
+        assert f"launch.config_file: train cannot save weights that {kind.value} has divided" in said
+
 
 def test_outputs_and_the_run(work: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(base(encoder), num_train_epochs=15, learning_rate=1e-2)
@@ -238,7 +248,7 @@ def test_diverging_is_an_error_and_no_model(work: Path, encoder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("policy", "folders"),
-    [("none", []), ("best", ["best"]), ("last", ["last"]), ("all", ["step-000000005", "step-000000010"])],
+    [("none", []), ("best", ["best"]), ("last", ["best", "last"]), ("all", ["step-000000005", "step-000000010"])],
 )
 def test_checkpoints_go_to_mlflow_as_asked(
     work: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch, policy: str, folders: list[str]

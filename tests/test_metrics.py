@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sk
 
 from pipeline.bootstrap import bootstrap_intervals, count_outcomes, scores
-from pipeline.metrics import class_scores, classification_metrics, confusion, greater_is_better, metric_names
+from pipeline.metrics import class_scores, classification_metrics, confusion, is_maximized, metric_names
 from pipeline.probabilities import probabilities
 
 Floats = npt.NDArray[np.float32]
@@ -95,7 +95,7 @@ def test_global_random_state_is_left_alone() -> None:
 
 
 def test_only_the_loss_is_better_when_lower() -> None:
-    assert [name for name in metric_names(2) if not greater_is_better(name)] == ["loss"]
+    assert [name for name in metric_names(2) if not is_maximized(name, None)] == ["loss"]
 
 
 def random_outcome(rows: int, classes: int, seed: int = 0, signal: float = 1.5) -> tuple[Floats, Ids]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.errors import SeqtrackError
-from pipeline.params import Launch, Params, Policy, Section, load_params, parse_interval
+from pipeline.params import Launch, Params, Policy, SchedulerName, Section, load_params, parse_interval
 
 REPOSITORY = Path(__file__).parent.parent
 TEXT = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
@@ -117,7 +117,34 @@ def test_learning_rates_are_numbers_as_people_write_them(tmp_path: Path, number:
             "expected an integer > 0; found 0 (int)",
         ),
         ("tokenize", "max_length", "max_length: 3", "expected an integer >= 4; found 3 (int)"),
-        ("train", "lr_scheduler_type", "lr_scheduler_type: lin", "expected one of linear, cosine; found 'lin' (str)"),
+        ("train", "lr_scheduler_type", "lr_scheduler_type: lin", "expected one of linear, cosine, cosine_with_res"),
+        ("train", "lr_scheduler_kwargs", "lr_scheduler_kwargs: 3", "expected a mapping; found 3 (int)"),
+        ("train", "warmup_steps", "warmup_steps: -1", "expected an integer >= 0 or null; found -1 (int)"),
+        ("train", "layerwise_lr_decay", "layerwise_lr_decay: 1.1", "expected a number > 0 and <= 1 or null"),
+        ("train", "label_smoothing_factor", "label_smoothing_factor: 1", "expected a number >= 0 and < 1"),
+        ("train", "freeze", "freeze: bert", "train.freeze: invalid value; expected a list of strings; found 'bert'"),
+        ("train", "lora", "lora: {rank: 8}", "train.lora.rank: unknown key; expected one of r, lora_alpha,"),
+        ("train", "lora", "lora: {r: 0}", "train.lora.r: invalid value; expected an integer > 0; found 0 (int)"),
+        (
+            "train",
+            "class_weights",
+            "class_weights: balancd",
+            "train.class_weights: 'balancd' is neither null, balanced nor a mapping such as {spam: 5.0}",
+        ),
+        (
+            "train",
+            "class_weights",
+            "class_weights: {spam: 0}",
+            "train.class_weights: the weight of 'spam' must be a number above 0, found 0",
+        ),
+        (
+            "train",
+            "loss",
+            "loss: custom.losses.Focal",
+            "train.custom.loss: 'custom.losses.Focal' is no import path; write module:name, for example",
+        ),
+        ("train", "metrics", "metrics: [a:x, b:x]", "train.custom: metrics: two are called x"),
+        ("model", "attn_implementation", "attn_implementation: fast", "expected one of eager, sdpa, flash_attention_"),
         ("launch", "mixed_precision", "mixed_precision: fp8", "expected one of no, bf16, fp16; found 'fp8' (str)"),
         ("data", "label_names", "label_names: []", "expected a non-empty list of strings or null; found [] (list)"),
         ("tracking", "experiment_name", 'experiment_name: ""', "expected a non-empty string; found '' (str)"),
@@ -149,7 +176,7 @@ def test_learning_rates_are_numbers_as_people_write_them(tmp_path: Path, number:
 def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, section: str, key: str, line: str, problem: str) -> None:
     message = complaint(changed(section, key, line), tmp_path)
     assert problem in message
-    place = {"split.ratios:": line_of("split", "ratios")}
+    place = {"split.ratios:": line_of("split", "ratios"), "train.custom:": line_of("train", "custom")}
     place |= {f"{name}: ": line_of(name) for name in ("train", "fetch", "launch")}
     expected = next((at for start, at in place.items() if problem.startswith(start)), line_of(section, key))
     assert message.startswith(f"params.yaml:{expected}: ")
@@ -241,6 +268,24 @@ def test_what_is_no_interval(text: str) -> None:
         parse_interval(text)
 
 
+def test_schedules_are_those_of_transformers() -> None:
+    from transformers import SchedulerType
+
+    assert set(get_args(SchedulerName)) == {kind.value for kind in SchedulerType}
+
+
+def test_weights_of_labels_that_look_like_numbers(tmp_path: Path) -> None:
+    text = changed("train", "class_weights", "class_weights: {0: 1, 1: 2.5}")
+    assert load(text, tmp_path).train.class_weights == {"0": 1.0, "1": 2.5}
+
+
+def test_smoothing_is_for_cross_entropy_alone(tmp_path: Path) -> None:
+    text = changed("train", "loss", "loss: custom.losses:Focal")
+    assert load(text, tmp_path).train.custom.loss == "custom.losses:Focal"
+    message = complaint(text.replace("label_smoothing_factor: 0.0", "label_smoothing_factor: 0.1"), tmp_path)
+    assert "label_smoothing_factor is for cross entropy: set it to 0, or custom.loss to null" in message
+
+
 def test_flat_names_sections_and_keys() -> None:
     params = load_params(REPOSITORY / "params.yaml")
     assert params.flat("split") == {
@@ -269,7 +314,8 @@ def test_sections_cannot_be_changed() -> None:
 
 
 def sections(section: type[Section]) -> list[type[Section]]:
-    inner = [field.annotation for field in section.model_fields.values()]
+    kinds = [field.annotation for field in section.model_fields.values()]
+    inner = [option for kind in kinds for option in (kind, *get_args(kind))]
     found = [kind for kind in inner if isinstance(kind, type) and issubclass(kind, Section)]
     return found + [deeper for kind in found for deeper in sections(kind)]
 
@@ -297,7 +343,7 @@ def test_every_knob_is_used() -> None:
 
 
 def test_run_as_a_program(tmp_path: Path) -> None:
-    """dvc.yaml runs it before `accelerate launch`, whose own words on a bad flag would be a page."""
+    """dvc.yaml runs it before the launcher, since accelerate's own words on a bad flag would be a page."""
     command = [sys.executable, "-m", "pipeline.params"]
     good = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (good.returncode, good.stdout, good.stderr) == (0, "", "")
