@@ -18,6 +18,7 @@ import json
 import math
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -90,6 +91,8 @@ def run_seqtrack(texts: list[str]) -> int:
         near_duplicate_threshold=THRESHOLD,
         shingle_size=SHINGLE,
         num_perm=PERMUTATIONS,
+        semantic_threshold=None,
+        semantic_model="none",
     )
     rows = pa.table({"text": pa.array(texts, pa.string()), "text_pair": pa.nulls(len(texts), pa.string())})
     texts.clear()  # the table has them
@@ -212,6 +215,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(CONTENDERS), help="contenders, by name")
     parser.add_argument("--skip-stages", action="store_true", help="measure dedup alone")
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH", help="run NAME with this Python")
+    parser.add_argument("--cpu-limit", type=int, default=1200, help="processor seconds after which one is stopped")
     parser.add_argument("--json", type=Path, default=ROOT / "benchmarks" / "results" / "data.json")
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -221,13 +225,15 @@ def main() -> None:
     pythons = dict(pair.split("=", 1) for pair in options.python)
     with tempfile.TemporaryDirectory() as folder:
         results = [
-            measure(name, make_texts(options.rows), pythons.get(name, sys.executable), Path(folder))
+            measure(name, make_texts(options.rows), pythons.get(name, sys.executable), Path(folder), options.cpu_limit)
             for name in options.only.split(",")
         ]
         if not options.skip_stages:
             results += measure_stages(options.rows, Path(folder))
         sizes = [int(size) for size in options.scaling.split(",") if size]
-        scaling = [measure("seqtrack", make_texts(size), sys.executable, Path(folder)) for size in sizes]
+        scaling = [
+            measure("seqtrack", make_texts(size), sys.executable, Path(folder), options.cpu_limit) for size in sizes
+        ]
     report = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{processor()}, {os.cpu_count()} cores, {memory_gib():.0f} GiB",
@@ -254,11 +260,12 @@ def contend(name: str) -> None:
     print(json.dumps({**outcome, "version": importlib.metadata.version(package)}))
 
 
-def measure(name: str, texts: Sequence[str], python: str, folder: Path) -> Result:
+def measure(name: str, texts: Sequence[str], python: str, folder: Path, cpu_limit: int) -> Result:
     """Run a contender in a process of its own; peak memory is that of the process, its texts included."""
     data = folder / "texts"
     data.write_bytes(SEPARATOR.join(texts).encode())
-    outcome, _, peak, error = spawn([python, "-m", "benchmarks.data", "--contender", name], ROOT, data)
+    command = [python, "-m", "benchmarks.data", "--contender", name]
+    outcome, _, peak, error = spawn(command, ROOT, data, cpu_limit)
     _, note = CONTENDERS[name]
     if outcome is None:
         return Result(
@@ -294,7 +301,9 @@ def measure_stages(rows: int, folder: Path) -> list[Result]:
             params = params.replace("near_duplicate_threshold: 0.8", "near_duplicate_threshold: 0.7")
             (folder / "params.yaml").write_text(params)
         started = time.perf_counter()
-        outcome, cpu_seconds, peak, error = spawn([sys.executable, "-m", f"stages.{stage}"], folder, Path(os.devnull))
+        outcome, cpu_seconds, peak, error = spawn(
+            [sys.executable, "-m", f"stages.{stage}"], folder, Path(os.devnull), None
+        )
         seconds = time.perf_counter() - started
         done = outcome is not None
         kept = read_metadata(folder / "data" / "validated" / "rows.parquet").num_rows if done else None
@@ -313,16 +322,20 @@ def measure_stages(rows: int, folder: Path) -> list[Result]:
     return results
 
 
-def spawn(command: list[str], folder: Path, data: Path) -> tuple[str | None, float, float, str]:
+def spawn(command: list[str], folder: Path, data: Path, cpu_limit: int | None) -> tuple[str | None, float, float, str]:
     """Run a command; return its output, None if it failed, processor time, peak memory in MiB, last line of errors."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "BENCHMARK_MODEL": str(sample_model())}
     with data.open("rb") as stdin, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdin=stdin, stdout=out, stderr=err)
+        if cpu_limit is not None:
+            resource.prlimit(process.pid, resource.RLIMIT_CPU, (cpu_limit, cpu_limit))
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         for stream in (out, err):
             stream.seek(0)
         output, errors = out.read().decode(), err.read().decode().strip()
+    if cpu_limit is not None and usage.ru_utime + usage.ru_stime > 0.99 * cpu_limit:
+        return None, 0.0, 0.0, f"stopped after {cpu_limit:,} seconds of processor time"
     if process.returncode:
         return None, 0.0, 0.0, (errors.splitlines() or [f"exit code {process.returncode}"])[-1]
     return output, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, ""

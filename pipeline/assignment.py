@@ -64,7 +64,7 @@ def join(
     time: NDArray[np.float64],
     seed: int,
 ) -> Groups:
-    """Join the rows of equal and near contents and those that the user wants together.
+    """Join the rows of equal, near and semantically equal contents and those that the user wants together.
 
     Args:
         pool: the rows to join, as numbers, shape (rows of the pool,).
@@ -78,8 +78,8 @@ def join(
     contents = len(duplicates.digests)
     content, label, group = duplicates.content[pool], label[pool], group[pool]
     grouped = group >= 0
-    left = np.concatenate([duplicates.near[:, 0], content[grouped]])
-    right = np.concatenate([duplicates.near[:, 1], contents + group[grouped]])
+    left = np.concatenate([duplicates.links[:, 0], content[grouped]])
+    right = np.concatenate([duplicates.links[:, 1], contents + group[grouped]])
     nodes = contents + len(group_names)
     graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(nodes, nodes))
     _, component = connected_components(graph, directed=False)

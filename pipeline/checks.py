@@ -1,7 +1,7 @@
 """What a check is: a name, what it found, and what policy makes of that.
 
-Promises: a check looks and counts, and knows nothing of policy; `judge` alone turns what it found into pass, warn or
-fail. Every result says what was found, where (a handful of examples) and what to do.
+Promises: a check looks and counts, and knows nothing of policy; `judge_one` alone turns what it found into pass, warn
+or fail. Every result says what was found, where (a handful of examples) and what to do.
 """
 
 from __future__ import annotations
@@ -71,10 +71,17 @@ def judge(findings: Mapping[str, Finding], policy: Policy) -> tuple[CheckResult,
         policy: what each check does when it finds something.
     """
     actions: dict[str, Action] = policy.model_dump(by_alias=True)
-    return tuple(_judged(name, findings.get(name), actions[name]) for name in NAMES)
+    return tuple(judge_one(name, findings.get(name), actions[name]) for name in NAMES)
 
 
-def _judged(name: str, finding: Finding | None, action: Action) -> CheckResult:
+def judge_one(name: str, finding: Finding | None, action: Action) -> CheckResult:
+    """Return the result of one check.
+
+    Args:
+        name: what it is called in reports.
+        finding: what it saw; None: it could not be asked of these data.
+        action: what is to be done when it finds something.
+    """
     status: Status
     if action == "off" or finding is None:
         status = "off"

@@ -31,6 +31,9 @@ CUT_LENGTH: Final = 50  # characters: below, short answers and ids may well be o
 # In corpora meant to be of one language, a hundredth in another writing system is worth a look.
 STRANGE_SHARE: Final = 0.01
 
+# What test files have in place of labels that are kept secret: GLUE's have -1.
+NO_LABEL: Final = frozenset({"-1", "-100", "?", "-", "na", "n/a", "nan", "none", "null", "unknown", "unlabelled"})
+
 SMALL_CLASS: Final = 10  # rows; with fewer, a tenth of them for a test is none
 # "Highly imbalanced" in the literature: A. Fernandez et al., Learning from Imbalanced Data Sets, Springer 2018; data
 # sets of KEEL (J. Alcala-Fdez et al., J. Mult.-Valued Log. Soft Comput. 17, 2011) with a ratio above 9.
@@ -107,10 +110,12 @@ def small_classes(names: Sequence[str], counts: NDArray[np.int64], place: str) -
         return Finding(count=0, message=f"the smallest class has {int(counts.min()):,} rows {place}")
     shown = ", ".join(f"{shorten(name, 30)} {count}" for count, name in sorted(small)[:10])
     more = f" and {len(small) - 10:,} more" if len(small) > 10 else ""
+    stand_in = next((name for count, name in small if count == 0 and name.casefold() in NO_LABEL), None)
     return Finding(
         count=len(small),
         message=f"classes have fewer than {SMALL_CLASS} rows {place}: {shown}{more}",
-        fix="add rows, or merge these classes: with so few, scores of theirs mean little and a split may get none",
+        fix="add rows, or merge these classes: with so few, scores of theirs mean little and a split may get none"
+        + (f"; if {stand_in!r} stands for no label, leave the label empty in the test file" if stand_in else ""),
     )
 
 
@@ -129,6 +134,8 @@ def imbalance(names: Sequence[str], counts: NDArray[np.int64], place: str) -> Fi
         f"{shorten(names[largest], 30)} has {int(counts[largest]):,} rows {place}, {shorten(names[smallest], 30)} "
         f"{int(counts[smallest]):,} ({ratio:.1f} to 1)"
     )
+    if ratio == 1:
+        told = f"all classes have {int(counts[largest]):,} rows {place}"
     if ratio <= IMBALANCE_RATIO:
         return Finding(count=0, message=told)
     share = counts[largest] / counts.sum()

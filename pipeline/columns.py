@@ -85,6 +85,11 @@ def made_up_name(number: int, part: str | None = None) -> str:
     return f"column {number} ({part})" if part else f"column {number}"
 
 
+def is_made_up(name: str) -> bool:
+    """Return whether a column's name is one that `made_up_name` gives."""
+    return _MADE_UP.fullmatch(name) is not None
+
+
 def fold(name: str) -> str:
     """Return a column name as it is compared: in lower case, spaces and hyphens as underscores."""
     return re.sub(r"[\s-]+", "_", name.strip().lower())
@@ -152,7 +157,7 @@ def check_same_columns(columns: Mapping[str, Columns]) -> None:
             if name is None and part == "label":
                 continue
             # A column without a name agrees with any name, but not with there being no such column.
-            group = nameless if name and _MADE_UP.fullmatch(name) else seen
+            group = nameless if name and is_made_up(name) else seen
             group.setdefault(name and fold(name), f"{file}: {name or 'none'}")
         if len(seen) > 1 or (None in seen and nameless):
             raise SeqtrackError(

@@ -1,4 +1,4 @@
-"""Which rows say the same: equal texts, texts equal in normal form, and nearly equal texts.
+"""Which rows say the same: equal texts, texts equal in normal form, nearly equal texts, and, where asked, paraphrases.
 
 Promises: every near pair is verified by the exact Jaccard similarity of its shingle sets; at least 99% of those over
 the threshold are found, or, in families too large to list all pairs, connected; two sentences of a pair count in either
@@ -7,7 +7,7 @@ order; the result does not depend on the order of rows; the cost is linear in th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +16,10 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
 from pipeline import params
+from pipeline.console import say
 from pipeline.lsh import Banding, Buckets, buckets, choose_banding
 from pipeline.normalize import ShingleHashes, jaccard, normalise, shingle_hashes, shingles
+from pipeline.semantic import SemanticPairs, find_encoder, find_semantic
 from pipeline.signatures import Signatures, SignatureStore, sides_of, sign
 
 FAMILY = 32  # all pairs are compared among up to this many texts that look alike; more are compared with leaders only
@@ -39,6 +41,8 @@ class Duplicates:
             are equal; -1 in rows without a second text. Shape (0, 2) where no row has one.
         candidates: number of pairs that were verified to find these.
         banding: how the candidates were found.
+        semantic: pairs of contents that mean the same to an encoder and are not near, nor of one crowded family; None
+            where that was not looked for.
     """
 
     content: NDArray[np.int64]
@@ -49,6 +53,12 @@ class Duplicates:
     side: NDArray[np.int64]
     candidates: int
     banding: Banding
+    semantic: SemanticPairs | None = None
+
+    @property
+    def links(self) -> NDArray[np.int64]:
+        """All pairs of contents that no border between splits may part: near and semantic ones, shape (pairs, 2)."""
+        return self.near if self.semantic is None else np.concatenate([self.near, self.semantic.pairs])
 
     def families(self) -> NDArray[np.int64]:
         """Return the family of each content, int64, shape (contents,): those that near pairs connect."""
@@ -60,18 +70,19 @@ def find_duplicates(rows: pa.Table, settings: params.Split, store: SignatureStor
 
     Args:
         rows: canonical rows; `text` and `text_pair` are read.
-        settings: near_duplicate_threshold, shingle_size and num_perm count here.
+        settings: near_duplicate_threshold, shingle_size, num_perm and the semantic settings count here.
         store: where the signatures of these rows are kept for a later search, if anywhere.
 
     Raises:
-        SeqtrackError: num_perm is too small for the threshold.
+        SeqtrackError: num_perm is too small for the threshold, or the semantic search fails.
     """
     banding = choose_banding(settings.near_duplicate_threshold, settings.num_perm)
+    encoder = None if settings.semantic_threshold is None else find_encoder(settings)
     signatures = sign(rows, settings, store)
     digests, content, representative = _number(signatures.content)
     pairs = _NearPairs(rows, representative, settings)
     crowded = _search(pairs, signatures, representative, banding)
-    return Duplicates(
+    found = Duplicates(
         content=content,
         digests=digests,
         near=pairs.near,
@@ -81,6 +92,29 @@ def find_duplicates(rows: pa.Table, settings: params.Split, store: SignatureStor
         candidates=pairs.candidates,
         banding=banding,
     )
+    if encoder is None or settings.semantic_threshold is None:
+        return found
+    contents = rows.select(["text", "text_pair"]).take(pa.array(representative))
+    crowd = np.where(crowded, pairs.family, -1)
+    cache = None if store is None else store.folder.with_name("embeddings")
+    semantic = find_semantic(contents, crowd, settings.semantic_threshold, encoder, settings, cache)
+    beyond = ~np.isin(pairs.code(semantic.pairs), pairs.code(pairs.near))
+    found = replace(found, semantic=replace(semantic, pairs=semantic.pairs[beyond], cosine=semantic.cosine[beyond]))
+    _warn_of_chains(found)
+    return found
+
+
+def _warn_of_chains(found: Duplicates) -> None:
+    """Say so where semantic pairs, one leading to the next, hold much of the data together."""
+    contents = len(found.digests)
+    before, after = (
+        int(np.bincount(_components(pairs, contents)).max(initial=0)) for pairs in (found.near, found.links)
+    )
+    if after > max(before, FAMILY, contents // 20):
+        say(
+            f"warning: semantic pairs chain {after:,} of {contents:,} contents into one family, which is never divided "
+            "between splits; raise split.semantic_threshold"
+        )
 
 
 def similarity_of(first: tuple[str, str | None], second: tuple[str, str | None], shingle_size: int) -> float:

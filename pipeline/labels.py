@@ -5,6 +5,7 @@ Promises: class order is natural ("2" before "10") or the user's own, never that
 
 from __future__ import annotations
 
+import ast
 import math
 import re
 from collections.abc import Iterable
@@ -24,6 +25,8 @@ ProblemType = Literal["single_label_classification", "multi_label_classification
 
 # No exponent: Decimal would take one, and a name such as 1e999999 must not cost memory or time.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
+_LIST = re.compile(r"\s*\[.*\]\s*", re.DOTALL)
+_LONGEST_LIST = 10_000  # characters
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
@@ -149,6 +152,21 @@ def label_texts(value: object, delimiter: str | None = None) -> str | tuple[str,
     if None in names:
         raise TypeError("a list with an empty label in it")
     return natural_order(name for name in names if name is not None)
+
+
+def written_list(value: object) -> object:
+    """Return the list that a string holds as JSON or Python write one, any other value as it is.
+
+    CSV has no lists: pandas writes `['a', 'b']` there.
+    """
+    if not isinstance(value, str) or len(value) > _LONGEST_LIST or not _LIST.fullmatch(value):
+        return value
+    try:
+        items = ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # all that its documentation names
+        return value
+    plain = isinstance(items, list) and all(isinstance(item, str | int | float) for item in items)
+    return items if plain else value
 
 
 def joined(names: Iterable[str]) -> str:

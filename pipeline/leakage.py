@@ -11,7 +11,7 @@ import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby, product
 from operator import attrgetter
 from pathlib import Path
@@ -22,16 +22,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline import params
+from pipeline.checks_near import near_duplicates
 from pipeline.console import say, table
 from pipeline.duplicates import FAMILY, Duplicates, similarities, similarity_of
 from pipeline.outputs import Json, replacing, write_json, write_text
 from pipeline.partial import shared_sides
 from pipeline.paths import SPLIT_NAMES
+from pipeline.semantic import count_unlike
 from pipeline.splitting import NO_SPLIT, TEST, TRAIN, Division, Fate, in_source_order, missing_classes
 
 UNLABELLED = "(unlabelled)"
 
-Kind = Literal["exact", "normalized", "near", "partial", "group"]
+Kind = Literal["exact", "normalized", "near", "semantic", "partial", "group"]
 Action = Literal[
     "dropped",
     "dropped_from_train",
@@ -41,7 +43,7 @@ Action = Literal[
     "kept",
     "reported",
 ]
-DUPLICATES: tuple[Kind, ...] = ("exact", "normalized", "near")
+DUPLICATES: tuple[Kind, ...] = ("exact", "normalized", "near", "semantic")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,10 +81,11 @@ class Pair:
     """Two rows that are duplicates; `second` is the one to go where one has to.
 
     Attributes:
-        kind: exact (the same characters), normalized (the same normal form), near, partial (one side of a pair in the
-            same normal form, in different splits) or group (the user's group, in different given splits).
+        kind: exact (the same characters), normalized (the same normal form), near, semantic (alike to an encoder),
+            partial (one side of a pair in the same normal form, in different splits) or group (the user's group, in
+            different given splits).
         score: Jaccard similarity of the shingle sets, of the less similar side in pair data; 1 for exact and
-            normalized.
+            normalized; for semantic the cosine of the vectors, of the less similar side, too.
     """
 
     first: Member
@@ -135,21 +138,25 @@ def list_pairs(rows: pa.Table, duplicates: Duplicates, division: Division, setti
     """Return every pair, in the order of its rows: test before validation before train, then by source and line.
 
     The number of pairs is linear in the rows. n rows of one content give n - 1 pairs, each row with the one that
-    decides about it. A near pair of contents gives one pair of rows for each pair of given splits that they are in; in
-    a family of more than `FAMILY` contents, each content is paired with the first of those it is near. Partial and
-    group pairs are those of the division.
+    decides about it. A near or semantic pair of contents gives one pair of rows for each pair of given splits that they
+    are in; in a family of more than `FAMILY` contents, each content is paired with the first of those it is near.
+    Partial and group pairs are those of the division.
     """
     by_row = dict(_members(rows, duplicates, division))
     members = sorted(by_row.values(), key=attrgetter("content", "rank"))
     families = {content: list(family) for content, family in groupby(members, key=attrgetter("content"))}
     pairs = [pair for family in families.values() for pair in _same_content(family)]
     chosen = _listed(duplicates, {content: family[0].rank for content, family in families.items()})
-    for (left, right), score in zip(
-        duplicates.near[chosen].tolist(), duplicates.similarity[chosen].tolist(), strict=True
-    ):
-        for couple in product(_one_per_given_split(families[left]), _one_per_given_split(families[right])):
-            first, second = sorted(couple, key=attrgetter("rank"))
-            pairs.append(Pair(first=first, second=second, kind="near", score=score))
+    linked: list[tuple[Kind, NDArray[np.int64], NDArray[np.float64]]] = [
+        ("near", duplicates.near[chosen], duplicates.similarity[chosen])
+    ]
+    if duplicates.semantic is not None:
+        linked.append(("semantic", duplicates.semantic.pairs, duplicates.semantic.cosine))
+    for kind, contents, values in linked:
+        for (left, right), score in zip(contents.tolist(), values.tolist(), strict=True):
+            for couple in product(_one_per_given_split(families[left]), _one_per_given_split(families[right])):
+                first, second = sorted(couple, key=attrgetter("rank"))
+                pairs.append(Pair(first=first, second=second, kind=kind, score=score))
     others: tuple[tuple[Kind, NDArray[np.int64]], ...] = (
         ("partial", division.partial),
         ("group", division.group_leaks),
@@ -178,7 +185,7 @@ def _members(rows: pa.Table, duplicates: Duplicates, division: Division) -> Iter
     """Yield all rows that are in some pair, each with its number."""
     content = duplicates.content
     repeated = np.bincount(content, minlength=len(duplicates.digests)) > 1
-    repeated[duplicates.near] = True
+    repeated[duplicates.links] = True
     involved = repeated[content]
     involved[division.partial] = True
     involved[division.group_leaks] = True
@@ -246,6 +253,8 @@ class Verification:
     Attributes:
         near_pairs_rescored: near pairs whose similarity was computed again from the texts.
         near_pairs_refuted: those of them that are not near after all.
+        semantic_pairs_rescored: semantic pairs whose texts were embedded again.
+        semantic_pairs_refuted: those of them that are not alike after all.
         pairs_crossing_splits: pairs of duplicate contents with kept rows in different splits.
         groups_crossing_splits: groups of the user's with kept rows in different splits.
         sides_shared_with_train: pairs of rows, one in train, that still share a side; 0 where they may.
@@ -253,6 +262,8 @@ class Verification:
 
     near_pairs_rescored: int
     near_pairs_refuted: int
+    semantic_pairs_rescored: int
+    semantic_pairs_refuted: int
     pairs_crossing_splits: int
     groups_crossing_splits: int
     sides_shared_with_train: int
@@ -262,6 +273,7 @@ class Verification:
         """Whether every pair is one and nothing crosses splits."""
         return not (
             self.near_pairs_refuted
+            or self.semantic_pairs_refuted
             or self.pairs_crossing_splits
             or self.groups_crossing_splits
             or self.sides_shared_with_train
@@ -271,21 +283,24 @@ class Verification:
     def verdict(self) -> str:
         """The result in a line."""
         if self.passed:
-            return f"no verified duplicate crosses splits ({self.near_pairs_rescored:,} near pairs scored again)"
+            semantic = f" and {self.semantic_pairs_rescored:,} semantic" if self.semantic_pairs_rescored else ""
+            again = f"{self.near_pairs_rescored:,} near{semantic} pairs scored again"
+            return f"no verified duplicate crosses splits ({again})"
         return (
             f"{self.pairs_crossing_splits:,} duplicate pairs cross splits, "
             f"{self.near_pairs_refuted:,} of {self.near_pairs_rescored:,} near pairs are not near, "
+            f"{self.semantic_pairs_refuted:,} of {self.semantic_pairs_rescored:,} semantic pairs are not alike, "
             f"{self.groups_crossing_splits:,} groups cross splits, "
             f"{self.sides_shared_with_train:,} sentences are shared with train"
         )
 
 
 def verify(division: Division, duplicates: Duplicates, pairs: list[Pair], settings: params.Split) -> Verification:
-    """Check the result, not the reasoning: where the rows of each content, and of each two near contents, ended up."""
+    """Check the result, not the reasoning: where the rows of each content, and of any two linked ones, ended up."""
     kept = division.split != NO_SPLIT
     homes = np.zeros((len(duplicates.digests), len(SPLIT_NAMES)), bool)
     homes[duplicates.content[kept], division.split[kept]] = True
-    left, right = (homes[side] for side in duplicates.near.T)
+    left, right = (homes[side] for side in duplicates.links.T)
     scattered = left.any(axis=1) & right.any(axis=1) & ((left | right).sum(axis=1) > 1)
     grouped = kept & (division.group >= 0)
     groups = np.unique(np.stack([division.group[grouped], division.split[grouped]], axis=1), axis=0)[:, 0]
@@ -298,9 +313,16 @@ def verify(division: Division, duplicates: Duplicates, pairs: list[Pair], settin
         < settings.near_duplicate_threshold
         for pair in near
     )
+    semantic = [
+        ((pair.first.text, pair.first.text_pair), (pair.second.text, pair.second.text_pair))
+        for pair in pairs
+        if pair.kind == "semantic"
+    ]
     return Verification(
         near_pairs_rescored=len(near),
         near_pairs_refuted=refuted,
+        semantic_pairs_rescored=len(semantic),
+        semantic_pairs_refuted=count_unlike(semantic, settings.semantic_threshold or 1.0, settings),
         pairs_crossing_splits=int((homes.sum(axis=1) > 1).sum() + scattered.sum()),
         groups_crossing_splits=int((groups[1:] == groups[:-1]).sum()),
         sides_shared_with_train=int((division.split[shared] == TRAIN).any(axis=1).sum())
@@ -321,6 +343,7 @@ def summary(
     fates = Counter(Fate(fate).name.lower() for fate in division.fate[division.fate != Fate.KEPT].tolist())
     kept = Counter(division.split[division.split != NO_SPLIT].tolist())
     return {
+        "checks": [asdict(near_duplicates(pairs, settings.near_duplicate_threshold))],
         "rows": {
             "input": len(division.split),
             "kept": {name: kept[place] for place, name in enumerate(SPLIT_NAMES)},
@@ -346,10 +369,16 @@ def summary(
                 duplicates.banding.collision_probability(settings.near_duplicate_threshold), 6
             ),
             "candidates": duplicates.candidates,
+            "semantic_threshold": settings.semantic_threshold,
+            "semantic_model": None if duplicates.semantic is None else settings.semantic_model,
+            "semantic_model_digest": None if duplicates.semantic is None else duplicates.semantic.encoder,
+            "semantic_pairs_compared": 0 if duplicates.semantic is None else duplicates.semantic.compared,
         },
         "verification": {
             "near_pairs_rescored": verification.near_pairs_rescored,
             "near_pairs_refuted": verification.near_pairs_refuted,
+            "semantic_pairs_rescored": verification.semantic_pairs_rescored,
+            "semantic_pairs_refuted": verification.semantic_pairs_refuted,
             "pairs_crossing_splits": verification.pairs_crossing_splits,
             "groups_crossing_splits": verification.groups_crossing_splits,
             "sides_shared_with_train": verification.sides_shared_with_train,
@@ -392,6 +421,7 @@ def write_reports(
     write_text(folder / "label_distribution.csv", distribution.getvalue())
 
 
+ALWAYS_SHOWN: tuple[Kind, ...] = ("exact", "normalized", "near")
 _MOST_LABELS = 30  # lines of the table in the terminal; label_distribution.csv has all
 
 
@@ -412,7 +442,7 @@ def show(division: Division, pairs: list[Pair], verification: Verification) -> N
         [
             (kind, f"{by_kind[kind]:,}", f"{across[kind]:,}", f"{conflicts[kind]:,}")
             for kind in get_args(Kind)
-            if by_kind[kind] or kind in DUPLICATES
+            if by_kind[kind] or kind in ALWAYS_SHOWN
         ],
     )
     if len(division.partial):

@@ -97,7 +97,9 @@ class Data(Section):
     """Which files to read and what their columns mean."""
 
     path: NonEmpty
-    """A folder, file or pattern such as `raw/*.csv` to read; `data/fetched` is what the fetch stage wrote."""
+    """A folder or file to read, which DVC watches; `data/fetched` is what the fetch stage wrote."""
+    pattern: NonEmpty | None = None
+    """Which files in the folder data.path to read, for example `**/*.csv.gz` (`**`: any folders); null finds them."""
     text: str | None
     """Column with the text; null finds it by the names people use."""
     text_pair: str | None
@@ -114,8 +116,9 @@ class Data(Section):
     """The task; null infers it from the labels."""
     label_delimiter: str | None = Field(default=None, min_length=1)
     """What separates several labels in one string, for example `|`; null takes a string as one label."""
-    labels_path: str | None = None
-    """A file with one label per line, beside a text file with one text per line that data.path is or holds."""
+    labels_path: NonEmpty | None = None
+    """Where the labels of a file with one text per line are, one per line, as seen from that file: `labels.txt` beside
+    it, or `*.labels`, where `*` is its name without the extension. Inside data.path, so that DVC watches them."""
     encoding: str | None = None
     """Character encoding, for example `gb18030`; null finds it."""
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
@@ -126,6 +129,37 @@ class Data(Section):
     """Whether delimited files start with a line of column names; null finds out."""
     columns: Names | None = None
     """Column names for files without a header line, in file order."""
+
+    @field_validator("path")
+    @classmethod
+    def _path_is_no_pattern(cls, path: str) -> str:
+        # DVC watches what data.path names, and knows no patterns. A folder may well be called `texts [old]`.
+        parts = Path(path).parts
+        at = next((index for index, part in enumerate(parts) if any(mark in part for mark in "*?[")), None)
+        if at is None or Path(path).exists():
+            return path
+        folder = Path(*parts[:at]).as_posix()
+        wanted = (
+            f"set data.path: {folder}" if folder != "." else "put the files into a folder, set data.path to it"
+        ) + f' and data.pattern: "{Path(*parts[at:]).as_posix()}"'
+        raise ValueError(f"{path!r} is a pattern, and DVC watches only a folder or a file: {wanted}")
+
+    @field_validator("pattern")
+    @classmethod
+    def _pattern_stays_inside(cls, pattern: str | None) -> str | None:
+        parts = Path(pattern or "").parts
+        if Path(pattern or "").is_absolute() or ".." in parts:
+            raise ValueError(f"{pattern!r} leaves data.path: write it as seen from there, for example **/*.csv")
+        if mixed := next((part for part in parts if "**" in part and part != "**"), None):
+            raise ValueError(f"** stands for whole folders: write **/{mixed.replace('**', '*')} for {mixed}")
+        return pattern
+
+    @field_validator("labels_path")
+    @classmethod
+    def _labels_path_is_relative(cls, labels_path: str | None) -> str | None:
+        if Path(labels_path or "").is_absolute():
+            raise ValueError(f"{labels_path!r} is absolute: write it as seen from the text file, such as labels.txt")
+        return labels_path
 
 
 # What a check that finds something does: `error` stops the stage, `warn` says so, `drop` rejects the rows it found,
@@ -225,6 +259,11 @@ class Split(Section):
     """What to do when one sentence of a pair stands in two splits: name the rows, or drop those in train, too."""
     num_perm: Annotated[int, Field(ge=16, le=1024)]
     """MinHash permutations: more find more candidates; every candidate is verified exactly."""
+    semantic_threshold: Annotated[float, Field(gt=0.0, le=1.0)] | None
+    """Cosine of sentence vectors from which two texts are semantic duplicates; null looks for none."""
+    semantic_model: NonEmpty
+    """The encoder behind these vectors, read like model.name_or_path; its own key, so that another base model to
+    fine-tune divides nothing anew."""
 
     @model_validator(mode="after")
     def _fold_is_one_of_them(self) -> Split:
@@ -240,6 +279,8 @@ class Tokenize(Section):
 
     max_length: Annotated[int, Field(ge=4)]
     """Longest sequence in tokens, special tokens included; longer ones are cut and counted."""
+    truncation: WholeData = "warn"
+    """What the check `truncation` does when rows are cut: `error` stops, `warn` says so, `off` does not look."""
 
 
 class Model(Section):

@@ -8,7 +8,6 @@ decides as much as its name; params.yaml decides over both.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -19,10 +18,11 @@ from pipeline.reading_arrow import ARROW, ARROW_MAGICS, PARQUET, PARQUET_MAGIC, 
 from pipeline.reading_base import PLAIN, Defect, Format, Row, Shape, shorten
 from pipeline.reading_bytes import head, stem_and_suffix
 from pipeline.reading_delimited import delimited
-from pipeline.reading_folders import label_folders, parallel, text_folders
+from pipeline.reading_folders import label_folders, text_folders
 from pipeline.reading_json import json_format, kind_of_json
+from pipeline.reading_parallel import parallel, texts_with_labels
 
-__all__ = ["Defect", "Format", "Row", "Shape", "find_files", "format_of", "is_pattern", "shorten", "source_name"]
+__all__ = ["Defect", "Format", "Row", "Shape", "find_files", "format_of", "shorten", "source_name"]
 
 _DELIMITED: Final = {".csv": "CSV", ".tsv": "TSV", ".tab": "TSV", ".txt": "text"}
 _JSON_LINES: Final = (".jsonl", ".ndjson", ".json-lines")
@@ -30,6 +30,12 @@ EXTENSIONS: Final = (*_DELIMITED, *_JSON_LINES, ".json", ".parquet", ".pq", ".ar
 # Beside data there are often a README.txt, a labels.txt or a manifest.json: in a folder these kinds are data only
 # where there are no others or where their name says which split they are.
 _ALSO_NOTES: Final = (".json", ".txt")
+_LFS_POINTER: Final = b"version https://git-lfs"
+_REMEDIES: Final = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "save each sheet as CSV (UTF-8)"),
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), "unpack it, and point data.path at what is in it"),
+    **dict.fromkeys((".pkl", ".pickle"), "save the rows as Parquet: reading a pickle would run what is in it"),
+}
 _NEVER_DATA: Final = {"manifest.json", "dataset_infos.json", "package.json", "config.json"}
 
 
@@ -47,7 +53,9 @@ def format_of(path: Path, data: Data = PLAIN) -> Format:
         return SAVED if is_saved_dataset(path) else text_folders(data)
     if data.labels_path is not None:
         return parallel(data)
-    start = head(path, 8)
+    start = head(path, len(_LFS_POINTER))
+    if start == _LFS_POINTER:
+        raise SeqtrackError("only a Git LFS pointer to the data is here", where=str(path), fix="run `git lfs pull`")
     if start.startswith(PARQUET_MAGIC):
         return PARQUET
     if start.startswith(ARROW_MAGICS):
@@ -79,7 +87,7 @@ def format_of(path: Path, data: Data = PLAIN) -> Format:
         where=str(path),
         expected="a file that ends in " + ", ".join(EXTENSIONS) + ", or in one of these and .gz, .zst, .bz2 or .xz",
         found=path.suffix or "no extension",
-        fix="convert the file, or rename it to what it is",
+        fix=_REMEDIES.get(suffix, "convert the file, or rename it to what it is"),
     )
 
 
@@ -87,61 +95,76 @@ def find_files(path: Path, data: Data = PLAIN) -> list[Path]:
     """Return what data.path stands for: files, and folders that are one source each.
 
     A folder may be: a Hugging Face data set saved to disk (one source, or one per split); a folder of data files; a
-    folder per split with any of these; a folder per label with text files. A path with `*`, `?` or `[` that does not
-    exist as such is a pattern, in which `**` stands for any folders.
+    folder per split with any of these; a folder per label with text files. With data.pattern it is the files in it
+    that match, with data.labels_path those that have their labels in another file.
 
     Returns:
         The sources sorted by name; hidden files and those of other kinds are passed over.
 
     Raises:
-        SeqtrackError: nothing is there, or nothing in it is data.
+        SeqtrackError: nothing is there, or nothing in it is data, or labels are not where data.labels_path says.
     """
-    if path.is_dir():
-        found = _in_folder(path)
-        if data.labels_path is not None:
-            found = [_beside_labels(path, Path(data.labels_path), found)]
-        if found:
-            return found
-        names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    if not path.exists():
         raise SeqtrackError(
-            "no data file in this folder",
-            where=str(path),
-            expected="files that end in " + ", ".join(EXTENSIONS) + ", or a folder of text files for each label",
-            found=shorten(", ".join(names), 200) or "no file at all",
-            fix="point data.path at your files, or let fetch.source (sample, hub) provide some",
+            "no such file or folder", where=str(path), fix="set data.path in params.yaml to your file or folder"
         )
-    if path.exists():
-        format_of(path, data)
-        return [path]
-    if is_pattern(path):
-        fixed, pattern = _fixed_part(path)
-        matches = sorted(fixed.glob(pattern)) if fixed.is_dir() else []
-        sources = [source for match in matches for source in (_in_folder(match) if match.is_dir() else [match])]
-        for source in sources:
-            format_of(source, data)
-        if sources:
-            return sources
-    raise SeqtrackError(
-        "no such file or folder", where=str(path), fix="set data.path in params.yaml to your file or folder"
+    found = [path]
+    if data.pattern is not None:
+        found = _matching(path, data.pattern)
+    elif path.is_dir():
+        found = _in_folder(path)
+    if not found:
+        raise _nothing_in(path)
+    if data.labels_path is not None:
+        found = texts_with_labels(path, found, data.labels_path)
+    return found
+
+
+def _nothing_in(path: Path) -> SeqtrackError:
+    """Return what to say of a folder without data in it, with a remedy for what is there instead."""
+    names = sorted(entry.name for entry in path.iterdir() if not entry.name.startswith("."))
+    fix = "point data.path at your files, or let fetch.source (sample, hub) provide some"
+    if below := next((file for file in sorted(path.rglob("*")) if stem_and_suffix(file)[1] in EXTENSIONS), None):
+        example = f"**/*{below.name[len(stem_and_suffix(below)[0]) :]}"
+        fix = f'choose the files in its folders by data.pattern, for example "{example}", or point data.path at one'
+    for name in names:
+        fix = _REMEDIES.get(stem_and_suffix(Path(name))[1], fix)
+    return SeqtrackError(
+        "no data file in this folder",
+        where=str(path),
+        expected="files that end in " + ", ".join(EXTENSIONS) + ", or a folder of text files for each label",
+        found=shorten(", ".join(names), 200) or "no file at all",
+        fix=fix,
     )
 
 
 def source_name(path: Path, root: Path) -> str:
-    """Return what to call a source: its path relative to data.path, or to the fixed part of a pattern."""
-    if is_pattern(root):
-        root = _fixed_part(root)[0]
+    """Return what to call a source: its path relative to data.path, or its own name when it is data.path."""
     return path.name if path == root or root.is_file() else path.relative_to(root).as_posix()
 
 
-def is_pattern(path: Path) -> bool:
-    """Tell whether a path that does not exist as such stands for the files that match it."""
-    return not path.exists() and any(mark in str(path) for mark in "*?[")
+def _matching(path: Path, pattern: str) -> list[Path]:
+    """Return the files in a folder that data.pattern chooses, at least one; hidden ones are passed over."""
+    if path.is_file():
+        raise SeqtrackError(
+            "data.pattern chooses files in a folder, and data.path is a file",
+            where=str(path),
+            fix="set data.pattern to null, or data.path to the folder",
+        )
+    matches = [match for match in path.glob(pattern) if not _is_hidden(match.relative_to(path))]
+    files = sorted(match for match in matches if match.is_file())
+    if not files:
+        raise SeqtrackError(
+            f"no file matches data.pattern {pattern!r}",
+            where=str(path),
+            found=f"only folders, such as {sorted(matches)[0].name}" if matches else None,
+            fix="correct it: * stands for any part of a name, ** for any folders, as in **/*.csv",
+        )
+    return files
 
 
-def _fixed_part(path: Path) -> tuple[Path, str]:
-    """Return the folder before the first part with a wildcard, and the rest."""
-    at = next(index for index, part in enumerate(path.parts) if any(mark in part for mark in "*?["))
-    return Path(*path.parts[:at]), str(Path(*path.parts[at:]))
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _in_folder(path: Path) -> list[Path]:
@@ -167,16 +190,3 @@ def _in_folder(path: Path) -> list[Path]:
 
 def _names_split(path: Path) -> bool:
     return bool(re.search("[a-z]", path.name.lower())) and split_of_name(path) is not None
-
-
-def _beside_labels(folder: Path, labels: Path, found: Iterable[Path]) -> Path:
-    """Return the one text file in a folder that goes with data.labels_path."""
-    texts = [file for file in found if file.is_file() and file.resolve() != labels.resolve()]
-    if len(texts) != 1:
-        raise SeqtrackError(
-            "data.labels_path goes with one text file",
-            where=str(folder),
-            found=", ".join(file.name for file in texts) or "no other file",
-            fix="point data.path at the text file",
-        )
-    return texts[0]

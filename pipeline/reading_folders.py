@@ -1,7 +1,6 @@
-"""Reading texts whose labels lie elsewhere: a folder per label, or a second file with a label per line.
+"""Reading texts whose labels are the names of the folders they lie in.
 
-Promises: a text file in a folder is one row, exactly as given but for its encoding; two parallel files are read in
-step, and one that ends before the other is an error that names both lengths.
+Promises: a text file is one row, exactly as given but for its encoding.
 """
 
 from __future__ import annotations
@@ -9,15 +8,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
-from pipeline.errors import SeqtrackError
 from pipeline.outputs import sha256_file
 from pipeline.params import Data
-from pipeline.reading_base import MAX_FIELD, Defect, Format, Row, Shape, shorten
-from pipeline.reading_bytes import Lines, encoding_of, explained, open_bytes, stem_and_suffix
+from pipeline.reading_base import MAX_FIELD, Defect, Format, Row, Shape
+from pipeline.reading_bytes import encoding_of, explained, open_bytes, stem_and_suffix
 
 _NOT_TEXT: Final = frozenset(
     {".png", ".jpg", ".jpeg", ".gif", ".webp", ".wav", ".mp3", ".flac", ".mp4", ".pdf", ".doc", ".docx", ".zip", ".tar"}
@@ -43,16 +40,6 @@ def text_folders(data: Data) -> Format:
         shape=partial(_folders_shape, data=data),
         rows=partial(_folders_rows, data=data),
         digest=_folders_digest,
-    )
-
-
-def parallel(data: Data) -> Format:
-    """Return the format of a file with one text per line and data.labels_path with one label per line."""
-    return Format(
-        name="texts and labels line by line",
-        shape=partial(_parallel_shape, data=data),
-        rows=partial(_parallel_rows, data=data),
-        digest=partial(_parallel_digest, data=data),
     )
 
 
@@ -97,55 +84,3 @@ def _folders_digest(path: Path) -> str:
         with explained(file):
             whole.update(f"{file.relative_to(path).as_posix()}:{sha256_file(file)}\n".encode())
     return whole.hexdigest()
-
-
-# --- two files -------------------------------------------------------------------------------------------------------
-
-
-def _labels_path(data: Data) -> Path:
-    path = Path(str(data.labels_path))
-    if not path.is_file():
-        raise SeqtrackError(
-            "no such file", where=f"params.yaml: data.labels_path: {path}", fix="correct data.labels_path"
-        )
-    return path
-
-
-def _parallel_shape(path: Path, data: Data) -> Shape:
-    labels = _labels_path(data)
-    texts = encoding_of(path, data)
-    if next(Lines(path, texts), None) is None:
-        raise SeqtrackError("the file is empty", where=str(path), fix="delete it or fill it")
-    return Shape(columns=("text", "label"), notes=(texts.note, f"one text a line, labels from {labels.name}"))
-
-
-def _parallel_rows(path: Path, data: Data) -> Iterator[Row | Defect]:
-    """Yield a row per line; a blank line keeps its place, as a row without a text.
-
-    Raises:
-        SeqtrackError: one file has more lines than the other, so that no label can be trusted.
-    """
-    labels_path = _labels_path(data)
-    texts, labels = Lines(path, encoding_of(path, data)), Lines(labels_path, encoding_of(labels_path, data))
-    for text, label in zip_longest(texts, labels):
-        if text is None or label is None:
-            longer, rest = (texts, texts) if label is None else (labels, labels)
-            count = longer.count + sum(1 for _ in rest)
-            found = {path.name: texts.count, labels_path.name: labels.count}
-            found[path.name if label is None else labels_path.name] = count
-            raise SeqtrackError(
-                "texts and labels are not equally many lines, so that no label can be trusted",
-                where=f"{path}:{min(found.values()) + 1}",
-                found=", ".join(f"{shorten(name, 30)} {lines:,}" for name, lines in found.items()),
-                fix="mend the shorter file, or see whether a text holds a line end",
-            )
-        if bad := texts.undecodable or labels.undecodable:
-            yield Defect(texts.count, "undecodable", bad)
-            texts.undecodable = labels.undecodable = None
-            continue
-        yield Row(texts.count, 1, {"text": text.rstrip("\r\n"), "label": label.rstrip("\r\n")})
-
-
-def _parallel_digest(path: Path, data: Data) -> str:
-    both = f"{sha256_file(path)}\n{sha256_file(_labels_path(data))}\n"
-    return hashlib.sha256(both.encode()).hexdigest()

@@ -263,6 +263,14 @@ def _object_rows(path: Path, data: Data) -> Iterator[Row | Defect]:
             found=f"keys {shorten(', '.join(value), 80)}" if isinstance(value, dict) else _json_type(value),
         )
     if all(isinstance(column, list) for column in values):
+        if all(isinstance(item, dict) for column in values for item in column[:1]) and any(values):
+            raise SeqtrackError(
+                "the rows stand under keys of an object",
+                where=str(path),
+                expected="an array of objects, or an object of columns",
+                found=f"keys {shorten(', '.join(value), 80)}, arrays of objects",
+                fix="write each array into a file of its own, named train.json or test.json where it is one split",
+            )
         _check_lengths(path, {name: len(column) for name, column in value.items()})
         for number, row in enumerate(zip(*values, strict=True), start=1):
             yield Row(number, 1, dict(zip(value, row, strict=True)))

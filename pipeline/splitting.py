@@ -1,9 +1,9 @@
 """Which row goes to which split, such that no duplicate is on two sides of a border.
 
-Promises: contents that are near each other, directly or through others, and rows that the user groups go to one split
-together; splits that the user gave stay as given but for leaks and repeats, which leave the side that the user chose;
-nothing depends on the order of rows or files. With assignment `hash`, rows added later move no row that is not a
-duplicate of theirs or of their group.
+Promises: contents that are near each other, or semantic duplicates, directly or through others, and rows that the user
+groups go to one split together; splits that the user gave stay as given but for leaks and repeats, which leave the side
+that the user chose; nothing depends on the order of rows or files. With assignment `hash`, rows added later move no row
+that is not a duplicate of theirs or of their group.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def divide(rows: pa.Table, duplicates: Duplicates, settings: params.Split, *, cl
     Args:
         rows: canonical rows.
         duplicates: of the same rows.
-        settings: all but near_duplicate_threshold, shingle_size and num_perm count here.
+        settings: all but what the search for duplicates read of them counts here.
         classes: whether labels are classes, to be in train and, with assignment `exact`, in all splits alike.
 
     Raises:
@@ -257,9 +257,9 @@ def _mark_leaks(
 
 
 def _relation(duplicates: Duplicates) -> Callable[[NDArray[np.bool_]], NDArray[np.bool_]]:
-    """Return a function that marks the rows whose content is, or is near, that of some given rows (masks of rows)."""
+    """Return a function that marks rows whose content is, or is linked to, that of some given rows (masks of rows)."""
     content = duplicates.content
-    left, right = duplicates.near.T
+    left, right = duplicates.links.T
     # Of a crowded family not all pairs are known, so that all of it counts as near.
     family = duplicates.families()
     crowded = np.zeros(len(family), bool)

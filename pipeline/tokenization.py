@@ -1,6 +1,7 @@
 """The tokenize stage's work: canonical rows to Arrow files, with what was cut counted.
 
-Promises: output depends on rows, tokenizer and max_length alone: not on the split, nor on the number of threads.
+Promises: output depends on rows, tokenizer and max_length alone: not on the split, nor on the number of threads. What
+is cut is told by the check `truncation`, with the longest rows as examples.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from pipeline.checks import MOST_EXAMPLES, CheckResult, Example, Finding, judge_one, snippet
+from pipeline.checks_told import failure, show_checks
 from pipeline.console import facts, progress, say
 from pipeline.encoding import Encoder
 from pipeline.errors import SeqtrackError
 from pipeline.model_source import resolve
 from pipeline.outputs import output_folder, sha256_file, write_json, write_manifest, write_text
 from pipeline.params import Model, Tokenize
+from pipeline.row_store import rows_at
 from pipeline.tokens import TokenStore, shard_writer
 
 BATCH_ROWS = 2_000  # rows tokenized at once: enough to keep all threads busy, little enough to keep memory flat
@@ -36,7 +40,8 @@ def tokenize_rows(rows: Path, folder: Path, reports: Path, tokenize: Tokenize, m
         model: the section; names the tokenizer.
 
     Raises:
-        SeqtrackError: rows or tokenizer are missing, or max_length is more than the model can read.
+        SeqtrackError: rows or tokenizer are missing, max_length is more than the model can read, or rows are cut and
+            tokenize.truncation is error.
     """
     source = resolve(model, weights=False)
     encoder = Encoder.load(source.folder, tokenize.max_length, trust_remote_code=model.trust_remote_code)
@@ -55,6 +60,10 @@ def tokenize_rows(rows: Path, folder: Path, reports: Path, tokenize: Tokenize, m
                 bar.advance(task, len(batch))
         padding = dataclasses.asdict(encoder.padding)
         store = TokenStore(sorted(out.glob("*.arrow")), encoder.padding)
+        check = judge_one("truncation", _truncation(store, rows, encoder), tokenize.truncation)
+        show_checks((check,))
+        if check.status == "fail":
+            raise failure((check,), str(rows), "tokenize.truncation: warn")
         write_manifest(
             out,
             inputs={"rows": sha256_file(rows), "tokenizer": _tokenizer_digest(source.folder)},
@@ -62,7 +71,7 @@ def tokenize_rows(rows: Path, folder: Path, reports: Path, tokenize: Tokenize, m
             rows={"rows": total},
             padding=padding,
         )
-    _report(store, reports, tokenize.max_length)
+    _report(store, reports, tokenize.max_length, check)
 
 
 def _tokenizer_digest(folder: Path) -> str:
@@ -77,7 +86,43 @@ def _tokenizer_digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-def _report(store: TokenStore, reports: Path, max_length: int) -> None:
+def _truncation(store: TokenStore, rows: Path, encoder: Encoder) -> Finding:
+    """Count the rows that are longer than max_length; the examples are the longest of them."""
+    full, limit = store.full_lengths, encoder.max_length
+    cut = np.flatnonzero(full > limit)
+    if not len(cut):
+        return Finding(count=0, message=f"no row has more than {limit} tokens; the longest has {full.max(initial=0):,}")
+    lost = int((full[cut] - limit).sum(dtype=np.int64))
+    usual = int(np.percentile(full, 99, method="higher"))
+    most = encoder.tokenizer.model_max_length
+    better = min(usual, most)
+    if usual <= limit:
+        fix = "look at the examples: these few rows may be something else than the rest"
+    elif better > limit:
+        left = int(np.count_nonzero(full > better))
+        fix = f"set tokenize.max_length to {better}, which cuts {left:,} rows; training takes the longer for it"
+    else:
+        fix = f"divide long texts into rows, or choose a model that reads more than this one's {most:,} tokens"
+    longest = np.sort(cut[np.argsort(-full[cut], kind="stable")][:MOST_EXAMPLES])
+    found = rows_at(rows, longest, ("source", "line", "text", "text_pair")).to_pylist()
+    return Finding(
+        count=len(cut),
+        message=f"rows ({len(cut) / len(full):.1%}) have more than {limit} tokens and are cut there: "
+        f"{lost / full.sum(dtype=np.int64):.1%} of all tokens are lost",
+        fix=fix,
+        examples=tuple(
+            Example(
+                source=row["source"],
+                line=row["line"],
+                snippet=f"{full[position]:,} tokens: "
+                + snippet(" | ".join(text for text in (row["text"], row["text_pair"]) if text is not None)),
+            )
+            for position, row in zip(longest, found, strict=True)
+        ),
+    )
+
+
+def _report(store: TokenStore, reports: Path, max_length: int, check: CheckResult) -> None:
     full = store.full_lengths
     truncated = int(np.count_nonzero(full > store.lengths))
     rows = len(full)
@@ -86,6 +131,7 @@ def _report(store: TokenStore, reports: Path, max_length: int) -> None:
     write_json(
         reports / "tokenization.json",
         {
+            "check": dataclasses.asdict(check),
             "rows": rows,
             "max_length": max_length,
             "truncated_rows": truncated,
@@ -96,13 +142,11 @@ def _report(store: TokenStore, reports: Path, max_length: int) -> None:
         },
     )
     write_text(reports / "length_distribution.csv", _histogram(full))
-    share = truncated / rows if rows else 0.0
     facts(
         "tokenize",
         [
             ("rows", f"{rows:,}"),
             ("tokens", f"{kept:,} of {all_tokens:,} before truncation"),
-            ("truncated", f"{truncated:,} rows ({share:.1%}) were longer than {max_length} tokens"),
             ("lengths", ", ".join(f"{name} {value}" for name, value in percentiles.items())),
         ],
     )

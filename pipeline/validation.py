@@ -18,21 +18,22 @@ import numpy as np
 import orjson
 
 from pipeline import paths
-from pipeline.checks import judge
+from pipeline.checks import REJECTING, judge
 from pipeline.checks_run import findings_on_the_whole
 from pipeline.checks_text import TextFacts, mojibake_snippet, text_facts, unusual_snippet
+from pipeline.checks_told import failed, failure
 from pipeline.columns import split_of_value
 from pipeline.errors import SeqtrackError
 from pipeline.input_files import InputFile, find_input_files
 from pipeline.label_index import LabelIndex, settle, with_canonical_numbers
-from pipeline.labels import is_number, joined, label_text, label_texts
+from pipeline.labels import is_number, joined, label_text, label_texts, written_list
 from pipeline.outputs import write_manifest
 from pipeline.params import Data, Policy, Validate
 from pipeline.reading import Defect, Row, shorten
 from pipeline.row_facts import FactsBuilder, RowFacts
 from pipeline.row_sample import RowSampler
 from pipeline.row_store import Batch, RowWriter, relabel
-from pipeline.validation_report import ChecksFailedError, ValidationReport, build_report, failure
+from pipeline.validation_report import ChecksFailedError, ValidationReport, build_report
 from pipeline.validation_tally import Tally
 
 BATCH: Final = 8_192  # rows looked at together: enough for vectorised checks, little enough for long texts
@@ -115,15 +116,17 @@ def validate(data: Data, limits: Validate, folder: Path) -> ValidationReport:
     wanted = {name for name, action in limits.policy.model_dump(by_alias=True).items() if action != "off"}
     findings |= findings_on_the_whole(facts, seen.sampler, index, folder / paths.ROWS.name, wanted)
     report = build_report(files, data, tally, judge(findings, limits.policy), facts, index)
-    if failed := report.failed():
-        raise ChecksFailedError(report, failure(failed, data.path))
+    if failures := failed(report.checks):
+        name = failures[0].name
+        setting = f"validate.policy.{name}: {'drop' if name in REJECTING else 'warn'}"
+        raise ChecksFailedError(report, failure(failures, data.path, setting))
     index.label_set().write(folder / paths.LABELS.name)
     write_manifest(
         folder,
         inputs={file.name: file.format.digest(file.path) for file in files},
-        # Neither data.path nor the limits: what they do to the rows shows in the digests, and moving the files or
-        # loosening a limit re-runs this stage but none after it.
-        params=data.model_dump(mode="json", exclude={"path"}),
+        # Neither data.path and data.pattern nor the limits: what they do to the rows shows in the digests, and moving
+        # the files or loosening a limit re-runs this stage but none after it.
+        params=data.model_dump(mode="json", exclude={"path", "pattern"}),
         rows={"accepted": tally.accepted, "rejected": tally.rejected},
     )
     return report
@@ -266,8 +269,11 @@ def _check(row: Row, file: InputFile, data: Data, known: frozenset[str] | None, 
 
 
 def _label(row: Row, column: str, data: Data, known: frozenset[str] | None, lists: set[str]) -> str | Defect | None:
+    value = row.values.get(column)
+    if data.label_delimiter is None and data.problem_type in {None, "multi_label_classification"}:
+        value = written_list(value)
     try:
-        said = label_texts(row.values.get(column), data.label_delimiter)
+        said = label_texts(value, data.label_delimiter)
     except TypeError as error:
         return Defect(row.line, "wrong_type", f"column {column}: {error} is no label", row.file)
     if said is None:

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import paths
-from pipeline.checks import REJECTING, CheckResult
-from pipeline.columns import Columns
-from pipeline.console import say, table
+from pipeline.checks import CheckResult
+from pipeline.checks_told import show_checks
+from pipeline.columns import Columns, is_made_up
+from pipeline.console import table
 from pipeline.errors import SeqtrackError
 from pipeline.input_files import InputFile
 from pipeline.label_index import LabelIndex
@@ -94,10 +95,6 @@ class ValidationReport:
         """Return the report as JSON values."""
         return asdict(self)
 
-    def failed(self) -> tuple[CheckResult, ...]:
-        """Return the checks that stop the stage."""
-        return tuple(check for check in self.checks if check.status == "fail")
-
     def summary(self) -> tuple[str, str]:
         """Return what came of it and where to look next, a line each."""
         text = " + ".join(name for name in (self.columns.text, self.columns.text_pair) if name)
@@ -131,19 +128,6 @@ class ChecksFailedError(SeqtrackError):
         self.report = report
 
 
-def failure(failed: Sequence[CheckResult], where: str) -> SeqtrackError:
-    """Return what to say of checks that fail, at least one of them, in one line."""
-    first = failed[0]
-    milder = "drop" if first.name in REJECTING else "warn"
-    return SeqtrackError(
-        ("1 check fails: " if len(failed) == 1 else f"{len(failed)} checks fail: ")
-        + ", ".join(f"{check.name} ({check.count:,})" for check in failed),
-        where=where,
-        found=first.message,
-        fix=f"{first.fix}; or go on all the same with validate.policy.{first.name}: {milder}",
-    )
-
-
 def show(report: ValidationReport) -> None:
     """Print the files and the checks as tables, and the examples of the checks that fail."""
     table(
@@ -154,20 +138,7 @@ def show(report: ValidationReport) -> None:
             for file in report.files
         ],
     )
-    table(
-        "Checks",
-        ("check", "status", "found", "count"),
-        [
-            (check.name, check.status, check.message, "-" if check.status == "off" else f"{check.count:,}")
-            for check in report.checks
-        ],
-        left=3,
-    )
-    for check in report.failed():
-        say(f"{check.name} ({check.count:,}): {check.message}")
-        for example in check.examples:
-            say(f"  {example.source}:{example.line}: {example.snippet}")
-        say(f"  {check.fix}")
+    show_checks(report.checks)
 
 
 def build_report(
@@ -261,7 +232,8 @@ def inferred(files: Sequence[InputFile], columns: Columns, data: Data, index: La
         if name is None:
             yield f"no {part}: no column has a name that means it"
         else:
-            yield f"{part} is column {name!r}: " + (f"{key} says so" if mapped else "found by its name")
+            found = "told by its values" if is_made_up(name) else "found by its name"
+            yield f"{part} is column {name!r}: " + (f"{key} says so" if mapped else found)
     used = {name for file in files for name in asdict(file.columns).values()}
     unused = {name: None for file in files for name in file.shape.columns if name not in used}
     if unused:

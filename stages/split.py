@@ -6,7 +6,7 @@ Writes  data/splits/{train,validation,test}.parquet (row ids), manifest.json; wh
         data/reports/leakage.json             counts, what was dropped, the verification
         data/reports/duplicates.jsonl         every pair of duplicates: both rows, score, kind, action
         data/reports/label_distribution.csv   rows by split and label
-        .seqtrack/signatures                  what a search with another threshold can use again
+        .seqtrack/signatures, embeddings      what a search with another threshold can use again
 Params  split
 """
 

@@ -1,7 +1,10 @@
 """Tokenize canonical rows once, for every split and every run.
 
 Reads:  data/validated/rows.parquet, the tokenizer of model.name_or_path
-Writes: data/tokenized/ (Arrow files, manifest), data/reports/tokenization.json, data/reports/length_distribution.csv
+Writes: data/tokenized/ (Arrow files, manifest), data/reports/tokenization.json (lengths, the check of what was cut),
+        data/reports/length_distribution.csv
+
+Fails, and writes none of these, when rows are longer than tokenize.max_length and tokenize.truncation is error.
 """
 
 from pipeline.params import Params

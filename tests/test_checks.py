@@ -212,6 +212,16 @@ def test_small_classes_are_told_from_train_where_it_is_given(check: Check) -> No
     assert "rare 0" in check(rows)["small_classes"].message
 
 
+def test_a_stand_in_for_secret_labels_is_no_class(check: Check) -> None:
+    rows = replaced(1, lambda _, row: "-1" if row[2] == "test" else None)
+    assert "if '-1' stands for no label, leave the label empty in the test file" in check(rows)["small_classes"].fix
+    assert "stands for no label" not in check(PLANTED["small_classes"][0])["small_classes"].fix
+
+
+def test_classes_of_one_size_are_not_compared(check: Check) -> None:
+    assert check(clean())["imbalance"].message == "all classes have 60 rows in train"
+
+
 def test_conflicts_show_both_rows_with_their_labels(check: Check) -> None:
     first, second = check(PLANTED["conflicting_labels"][0])["conflicting_labels"].examples
     assert (first.line, second.line) == (6, 242)

@@ -20,6 +20,7 @@ from pipeline.labels import (
     natural_order,
     parted,
     spelled_twice,
+    written_list,
 )
 
 LABELS = LabelSet(problem_type="single_label_classification", names=("bad", "good"))
@@ -157,6 +158,28 @@ def test_damaged_label_sets_are_named(tmp_path: Path, content: str) -> None:
 )
 def test_values_that_may_hold_several_labels(value: object, delimiter: str | None, label: object) -> None:
     assert label_texts(value, delimiter) == label
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("['a', 'b']", ["a", "b"]),
+        (' ["a", "b"]\n', ["a", "b"]),
+        ("[1, 10]", [1, 10]),
+        ("[]", []),
+        ("[deleted]", "[deleted]"),
+        ("[['a']]", "[['a']]"),
+        ("['a'", "['a'"),
+        ("['a'] or so", "['a'] or so"),
+        ("[" * 5_000 + "]" * 5_000, "[" * 5_000 + "]" * 5_000),
+        ("a", "a"),
+        (3, 3),
+        (["a"], ["a"]),
+        (None, None),
+    ],
+)
+def test_lists_written_into_one_string(value: object, found: object) -> None:
+    assert written_list(value) == found
 
 
 @pytest.mark.parametrize("value", [{"a": 1}, [["a"]], ["a", None], [""]])

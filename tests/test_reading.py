@@ -225,18 +225,33 @@ def test_layouts_of_folders(tmp_path: Path, names: list[str], found: list[str]) 
     assert [path.relative_to(tmp_path).as_posix() for path in find_files(tmp_path)] == found
 
 
-def test_patterns(tmp_path: Path) -> None:
-    for name in ("a/train-1.csv", "a/train-2.csv", "b/c/train-1.csv", "b/notes.md"):
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("**/*1.csv", ["a/train-1.csv", "b/c/train-1.csv"]),
+        ("a/*.csv", ["a/train-1.csv", "a/train-2.csv"]),
+        ("*/train-[23].csv", ["a/train-2.csv"]),
+        ("b/**/*", ["b/c/train-1.csv", "b/notes.md"]),
+        ("b/notes.md", ["b/notes.md"]),
+    ],
+)
+def test_a_pattern_chooses_files_in_a_folder(tmp_path: Path, pattern: str, found: list[str]) -> None:
+    for name in ("a/train-1.csv", "a/train-2.csv", "b/c/train-1.csv", "b/notes.md", ".old/train-1.csv", "b/.x/a.csv"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("text,label\n")
-    found = find_files(tmp_path / "a" / "train-*.csv")
-    assert [source_name(path, tmp_path / "a" / "train-*.csv") for path in found] == ["train-1.csv", "train-2.csv"]
-    everywhere = tmp_path / "**" / "*1.csv"
-    assert [source_name(path, everywhere) for path in find_files(everywhere)] == ["a/train-1.csv", "b/c/train-1.csv"]
-    with pytest.raises(SeqtrackError, match="no such file or folder"):
-        find_files(tmp_path / "*.jsonl")
-    with pytest.raises(SeqtrackError, match="unknown file format"):
-        find_files(tmp_path / "b" / "*.md")
+    files = find_files(tmp_path, settings_of(pattern=pattern))
+    assert [source_name(path, tmp_path) for path in files] == found
+
+
+def test_patterns_that_choose_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.csv").write_text("text,label\n")
+    with pytest.raises(SeqtrackError, match=r"no file matches data\.pattern '\*\.jsonl'"):
+        find_files(tmp_path, settings_of(pattern="*.jsonl"))
+    with pytest.raises(SeqtrackError, match=r"no file matches data\.pattern '\*'.*only folders, such as a"):
+        find_files(tmp_path, settings_of(pattern="*"))
+    with pytest.raises(SeqtrackError, match=r"data\.path is a file; set data\.pattern to null"):
+        find_files(tmp_path / "a" / "x.csv", settings_of(pattern="*"))
 
 
 def test_paths_without_data_are_errors(tmp_path: Path) -> None:
@@ -246,7 +261,16 @@ def test_paths_without_data_are_errors(tmp_path: Path) -> None:
     with pytest.raises(SeqtrackError, match=r"no data file.*\.csv.*found notes\.md"):
         find_files(tmp_path)
     with pytest.raises(SeqtrackError, match=r"unknown file format.*found \.md"):
-        find_files(tmp_path / "notes.md")
+        format_of(tmp_path / "notes.md")
+
+
+def test_files_in_folders_of_any_name_are_chosen_by_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "2024").mkdir()
+    (tmp_path / "2024" / "a.csv.gz").touch()
+    with pytest.raises(
+        SeqtrackError, match=r'by data\.pattern, for example "\*\*/\*\.csv\.gz", or point data\.path at one'
+    ):
+        find_files(tmp_path)
 
 
 @settings(deadline=None)

@@ -400,7 +400,7 @@ def test_data_sets_that_datasets_saved(tmp_path: Path) -> None:
     assert format_of(tmp_path / "again").digest(tmp_path / "again") == digest
 
 
-# --- labels that lie elsewhere ---------------------------------------------------------------------------------------
+# --- labels that lie elsewhere: see test_reading_parallel.py, too -----------------------------------------------------
 
 
 def test_a_folder_per_label(tmp_path: Path) -> None:
@@ -421,23 +421,3 @@ def test_a_folder_per_label(tmp_path: Path) -> None:
     before = format_of(tmp_path).digest(tmp_path)
     write(tmp_path, "pos/b.txt", "Very good!\n")
     assert format_of(tmp_path).digest(tmp_path) != before
-
-
-@settings(deadline=None, max_examples=50)
-@given(rows=st.lists(st.tuples(*[st.text(st.characters(codec="utf-8", exclude_characters="\r\n"))] * 2), min_size=1))
-def test_two_parallel_files(tmp_path_factory: pytest.TempPathFactory, rows: Any) -> None:
-    folder = tmp_path_factory.getbasetemp() / "parallel"
-    texts = write(folder, "x.txt", "".join(text + "\n" for text, _ in rows))
-    labels = write(folder, "y.txt", "".join(label + "\r\n" for _, label in rows))
-    _, found = read(texts, labels_path=str(labels), encoding="utf-8")
-    assert [(row.values["text"], row.values["label"]) for row in found] == rows
-    assert [row.line for row in found] == list(range(1, len(rows) + 1))
-    assert find_files(folder, settings_of(labels_path=str(labels))) == [texts]
-
-
-def test_labels_change_the_digest_of_their_texts(tmp_path: Path) -> None:
-    texts, labels = write(tmp_path, "x.txt", "a\n"), write(tmp_path, "y.txt", "1\n")
-    data = settings_of(labels_path=str(labels))
-    before = format_of(texts, data).digest(texts)
-    write(tmp_path, "y.txt", "0\n")
-    assert format_of(texts, data).digest(texts) != before

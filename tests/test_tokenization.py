@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,12 +28,19 @@ def model(tmp_path: Path) -> Model:
     return Model(name_or_path=str(tmp_path / "encoder"), revision=None, trust_remote_code=False)
 
 
-def run(tmp_path: Path, model: Model, rows: list[Row], name: str = "tokenized", max_length: int = 16) -> Path:
+def run(
+    tmp_path: Path, model: Model, rows: list[Row], name: str = "tokenized", max_length: int = 16, **settings: Any
+) -> Path:
     write_parquet(table(rows), tmp_path / "rows.parquet")
-    tokenize_rows(
-        tmp_path / "rows.parquet", tmp_path / name, tmp_path / "reports", Tokenize(max_length=max_length), model
-    )
+    tokenize = Tokenize(max_length=max_length, **settings)
+    tokenize_rows(tmp_path / "rows.parquet", tmp_path / name, tmp_path / "reports", tokenize, model)
     return tmp_path / name
+
+
+def check_of(tmp_path: Path) -> dict[str, Any]:
+    check = json.loads((tmp_path / "reports" / "tokenization.json").read_text())["check"]
+    assert isinstance(check, dict)
+    return check
 
 
 def test_rows_lengths_and_report(tmp_path: Path, model: Model) -> None:
@@ -90,6 +98,70 @@ def test_the_tokenizer_is_an_input(tmp_path: Path, model: Model) -> None:
     after = read_manifest(run(tmp_path, model, ROWS))["inputs"]
     assert before["rows"] == after["rows"]
     assert before["tokenizer"] != after["tokenizer"]
+
+
+def test_truncation_is_a_check_with_its_longest_rows(
+    tmp_path: Path, model: Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, model, ROWS)
+    check = check_of(tmp_path)
+    full = [index % 30 + 4 for index in range(100)]
+    assert (check["name"], check["status"], check["policy"]) == ("truncation", "warn", "warn")
+    assert check["count"] == sum(length > 16 for length in full)
+    lost = sum(length - 16 for length in full if length > 16) / sum(full)
+    assert (
+        check["message"]
+        == f"rows (51.0%) have more than 16 tokens and are cut there: {lost:.1%} of all tokens are lost"
+    )
+    assert check["fix"].startswith("set tokenize.max_length to 33, which cuts 0 rows;")
+    # The longest, in the order of the file; equally long ones by their place.
+    rows = table(ROWS).to_pylist()
+    longest = sorted(sorted(range(100), key=lambda row: (-full[row], row))[:5])
+    assert [(example["source"], example["line"]) for example in check["examples"]] == [
+        (rows[row]["source"], rows[row]["line"]) for row in longest
+    ]
+    assert check["examples"][-1]["snippet"].startswith(f"{full[longest[-1]]} tokens: red red red")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│ truncation")]
+    assert [cell.strip() for cell in line.split("│")[1:3]] == ["truncation", "warn"]
+
+
+def test_nothing_is_cut(tmp_path: Path, model: Model) -> None:
+    run(tmp_path, model, ROWS, max_length=33)
+    check = check_of(tmp_path)
+    assert (check["status"], check["count"], check["fix"]) == ("pass", 0, "")
+    assert check["message"] == "no row has more than 33 tokens; the longest has 33"
+
+
+@pytest.mark.parametrize(
+    ("long", "max_length", "fix"),
+    [
+        (1, 16, "look at the examples"),
+        (50, 16, "set tokenize.max_length to 64, which cuts 50 rows;"),
+        (50, 64, "divide long texts into rows, or choose a model that reads more than this one's 64 tokens"),
+    ],
+)
+def test_what_to_do_about_truncation(tmp_path: Path, model: Model, long: int, max_length: int, fix: str) -> None:
+    run(tmp_path, model, [Row("red")] * 200 + [Row("red " * 90)] * long, max_length=max_length)
+    assert check_of(tmp_path)["fix"].startswith(fix)
+
+
+def test_truncation_may_stop_the_stage(tmp_path: Path, model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [Row("red"), Row("green " * 20)]
+    with pytest.raises(SeqtrackError) as caught:
+        run(tmp_path, model, rows, truncation="error")
+    assert "1 check fails: truncation (1); found rows (50.0%) have more than 16 tokens" in str(caught.value)
+    assert "rows.csv:2; " in str(caught.value)
+    assert str(caught.value).endswith("or go on all the same with tokenize.truncation: warn.")
+    assert "22 tokens: green green" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder", "rows.parquet"]
+    run(tmp_path, model, rows, max_length=22, truncation="error")
+    assert check_of(tmp_path)["status"] == "pass"
+
+
+def test_truncation_may_be_off(tmp_path: Path, model: Model) -> None:
+    run(tmp_path, model, ROWS, truncation="off")
+    assert (check_of(tmp_path)["status"], check_of(tmp_path)["message"]) == ("off", "switched off")
+    assert json.loads((tmp_path / "reports" / "tokenization.json").read_text())["truncated_rows"] == 51
 
 
 def test_mistakes_leave_nothing(tmp_path: Path, model: Model) -> None:
