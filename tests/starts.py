@@ -20,12 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
+from ruamel.yaml import YAML
 from safetensors.torch import save_file
 
 from pipeline import checkpoints, training
 from pipeline.errors import SeqtrackError, Stopped
-from tests.toy import Recorder, make_toy, recipe
+from pipeline.freezing import freeze
+from pipeline.lora import add_adapters
+from pipeline.modeling import enable_gradient_checkpointing
+from tests.toy import REPOSITORY, Recorder, make_toy, recipe
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.starts"])
@@ -41,6 +45,7 @@ class Start:
         changes: to the recipe.
         world_size: processes.
         precision: mixed precision.
+        fsdp2: whether the processes divide the weights among themselves.
         texts: of the task, where it has texts of its own.
         train, validation: rows of the task.
         dropout: whether the model has any.
@@ -53,6 +58,7 @@ class Start:
     changes: dict[str, Any] = field(default_factory=dict)
     world_size: int = 1
     precision: str = "no"
+    fsdp2: bool = False
     texts: Sequence[str] = ()
     train: int = 21
     validation: int = 11
@@ -140,8 +146,16 @@ def _train(start: Start, rank: int, port: int) -> None:
     events = Events(start.kill[1] if start.kill is not None and start.kill[0] == rank else None)
     _watch(events)
     processes = Accelerator(cpu=True, mixed_precision=start.precision)
+    if start.fsdp2:
+        _divide_weights(processes)
     toy = make_toy(start.toy, train=start.train, validation=start.validation, texts=start.texts)
-    job = toy.job(start.folder / "checkpoints", recipe(**start.changes), toy.model(dropout=start.dropout))
+    train, model = recipe(**start.changes), toy.model(dropout=start.dropout)
+    freeze(model, train.freeze)
+    if train.lora is not None:
+        add_adapters(model, train.lora, seed=train.seed)
+    if train.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
+    job = toy.job(start.folder / "checkpoints", train, model)
     batches: list[list[int]] = []
     _listen(start, rank, batches)
     recorder = Recorder()
@@ -165,6 +179,16 @@ def _train(start: Start, rank: int, port: int) -> None:
         )
     )
     processes.end_training()
+
+
+def _divide_weights(processes: Accelerator) -> None:
+    """Have accelerate divide weights on the CPU, as it does on GPUs alone; torch can do both."""
+    settings = YAML(typ="safe").load(REPOSITORY / "configs" / "accelerate" / "fsdp2.yaml")["fsdp_config"]
+    os.environ |= {name.upper(): str(value).lower() for name, value in settings.items()}  # as its launcher does
+    plugin = FullyShardedDataParallelPlugin()
+    if processes.mixed_precision != "no":
+        plugin.set_mixed_precision(processes.mixed_precision)
+    processes.state.distributed_type, processes.state.fsdp_plugin = DistributedType.FSDP, plugin
 
 
 def _watch(events: Events) -> None:

@@ -39,7 +39,7 @@ def stopped_at(monkeypatch: pytest.MonkeyPatch) -> Any:
                 os.kill(os.getpid(), signal.SIGTERM)
 
         with monkeypatch.context() as patch:
-            patch.setattr(fine_tuning._ToTerminal, "on_curve", on_curve)
+            patch.setattr(fine_tuning.ToTerminal, "on_curve", on_curve)
             with pytest.raises(Stopped, match=f"after step {step}"):
                 train(base(model), **changes)
 
