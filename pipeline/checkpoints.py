@@ -26,6 +26,7 @@ from pipeline.console import say
 from pipeline.errors import SeqtrackError
 from pipeline.optimization import NamedOptimizer, load_optimizer_tensors, optimizer_tensors, scheduler_state
 from pipeline.outputs import MANIFEST, Json, read_json, read_manifest, sha256_file, write_json, write_manifest
+from pipeline.sharding import divided_like, local, whole
 
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -140,11 +141,17 @@ class Snapshot:
         scheduler: LRScheduler,
         scaler: torch.amp.GradScaler | None,
         state: TrainingState,
+        *,
+        keep: bool = True,
     ) -> Snapshot:
-        """Copy a training, so that it can go on while the copy is written."""
+        """Copy a training, so that it can go on while the copy is written.
+
+        Where weights are divided all processes must do so together, and those that will not write set `keep` to false:
+        theirs has no tensors.
+        """
         return Snapshot(
-            model=_copies(model.state_dict()),
-            optimizer=_copies(optimizer_tensors(optimizer)),
+            model=_copies(model.state_dict(), keep=keep),
+            optimizer=_copies(optimizer_tensors(optimizer), keep=keep),
             scheduler=scheduler_state(scheduler),
             scaler=None if scaler is None else scaler.state_dict(),
             state=replace(state, curve=list(state.curve), evaluations=list(state.evaluations)),
@@ -363,14 +370,15 @@ def load_weights(path: Path, model: torch.nn.Module) -> None:
     _put(load_file(path / MODEL_FILE), model)
 
 
-def _copies(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copy tensors to host memory; of those that are one and the same (tied weights) the first alone."""
+def _copies(tensors: Mapping[str, torch.Tensor], *, keep: bool) -> dict[str, torch.Tensor]:
+    """Copy tensors to host memory, whole; of those that are one and the same (tied weights) the first alone."""
     seen: set[tuple[object, ...]] = set()
     found = {}
     for name, tensor in tensors.items():
         place = _place(tensor)
-        if place not in seen or not tensor.numel():
-            found[name] = tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        gathered = whole(tensor.detach())  # tied ones too: processes whose part is empty could not tell
+        if keep and (place not in seen or not tensor.numel()):
+            found[name] = gathered.to("cpu", copy=True, memory_format=torch.contiguous_format)
         seen.add(place)
     return found
 
@@ -380,12 +388,13 @@ def _put(tensors: Mapping[str, torch.Tensor], model: torch.nn.Module) -> None:
     own = model.state_dict()
     by_place = {_place(own[name]): tensor for name, tensor in tensors.items() if name in own}
     tied = {name: by_place[_place(t)] for name, t in own.items() if name not in tensors and _place(t) in by_place}
-    model.load_state_dict({**tensors, **tied}, strict=True)
+    placed = {name: divided_like(t, own[name]) if name in own else t for name, t in {**tensors, **tied}.items()}
+    model.load_state_dict(placed, strict=True)
 
 
 def _place(tensor: torch.Tensor) -> tuple[object, ...]:
     """Return what two tensors share only if they are the same numbers in memory."""
-    return tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+    return tensor.device, local(tensor).data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _sync(path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 import torch
-from accelerate import Accelerator, DistributedType
+from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from pipeline.callbacks import own_callbacks
@@ -41,6 +41,7 @@ from pipeline.params import Model, Tracking, Train
 from pipeline.paths import LABELS, MODEL, REPORTS, ROWS, SPLITS, TOKENIZED, checkpoints
 from pipeline.resuming import adopt, check_origin, find_origin, name_old_checkpoints, name_other_layouts
 from pipeline.rows import read_row_ids, read_rows, select_rows
+from pipeline.sharding import check_sharding, divider
 from pipeline.tokens import TokenStore
 from pipeline.tracking import tracked_run
 from pipeline.training import Job, LabelledRows, fit, plan_of
@@ -48,7 +49,6 @@ from pipeline.training import Job, LabelledRows, fit, plan_of
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 HISTORY = REPORTS / "history.csv"
 CURVE = REPORTS / "training_curve.csv"
 CURVES_FIGURE = REPORTS / "figures" / "learning_curves.png"
@@ -69,6 +69,7 @@ def fine_tune(train: Train, model: Model, tracking: Tracking, logged_params: Map
     """
     started = time.perf_counter()
     accelerator = _accelerator()
+    check_sharding(accelerator, train)
     labels = LabelSet.read(LABELS)
     if labels.problem_type != "single_label_classification":
         raise SeqtrackError(
@@ -82,7 +83,7 @@ def fine_tune(train: Train, model: Model, tracking: Tracking, logged_params: Map
     callbacks = own_callbacks(train.custom.callbacks)
     metrics = own_metrics(train.custom.metrics, len(labels.names))
     _check_metric(train, labels, metrics)
-    check_optimizer(train)
+    check_optimizer(train, divider(accelerator))
     tokens = TokenStore.open(TOKENIZED, pad_to_max_length=train.pad_to_max_length)
     rows = read_rows(ROWS, ["row_id", "label"])
     train_rows = labelled(rows, tokens, labels, "train")
@@ -147,13 +148,6 @@ def _accelerator() -> Accelerator:
     if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         # Accelerate would train in float32 without a word.
         raise SeqtrackError("fp16 needs a GPU", where="params.yaml: launch.mixed_precision", fix="set it to bf16 or no")
-    if accelerator.distributed_type in SHARDED:
-        # Checkpoints and the model hold whole weights, which no process would have.
-        raise SeqtrackError(
-            f"train cannot save weights that {accelerator.distributed_type.value} has divided among processes",
-            where="params.yaml: launch.config_file",
-            fix="use configs/accelerate/several_gpus.yaml, with train.gradient_checkpointing where memory is short",
-        )
     return accelerator
 
 
@@ -216,6 +210,7 @@ def _layout(accelerator: Accelerator) -> ProcessLayout:
         threads=torch.get_num_threads(),
         mixed_precision=accelerator.mixed_precision,
         dynamo_backend=accelerator.state.dynamo_plugin.backend.value.lower(),
+        distributed_type=accelerator.distributed_type.value,
     )
 
 

@@ -48,6 +48,7 @@ class ProcessLayout:
         threads: threads per process; on a CPU they decide the order of sums.
         mixed_precision: `no`, `bf16` or `fp16`.
         dynamo_backend: torch.compile's, or `no`.
+        distributed_type: accelerate's name for what the processes share, for example `MULTI_GPU` or `FSDP`.
     """
 
     world_size: int
@@ -55,6 +56,7 @@ class ProcessLayout:
     threads: int
     mixed_precision: str
     dynamo_backend: str = "no"
+    distributed_type: str = "NO"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -132,6 +132,8 @@ def _check_machine(config: ClusterConfig, path: Path) -> None:
             where=str(path),
             fix="install the torch build for your GPU, or set launch.config_file to configs/accelerate/cpu.yaml",
         )
+    if config.use_cpu and config.distributed_type is DistributedType.FSDP:  # accelerate would not, without a word
+        raise SeqtrackError("accelerate divides weights among GPUs alone", where=str(path), found="use_cpu: true")
     package = needs.get(config.distributed_type)
     if package is not None and importlib.util.find_spec(package) is None:
         raise SeqtrackError(f"needs the package {package}, which is not installed", where=str(path))

@@ -23,6 +23,7 @@ from pipeline.errors import SeqtrackError
 from pipeline.layers import parameter_depths
 from pipeline.params import Train
 from pipeline.parts import load_part, require_call
+from pipeline.sharding import divided_like, is_divided, whole
 
 OWN = "train.custom.optimizer"
 KWARGS = "params.yaml: train.lr_scheduler_kwargs"
@@ -105,8 +106,12 @@ def _rate_factors(model: PreTrainedModel, decay: float | None) -> dict[str, floa
     return {name: decay ** (depths.layers + 1 - depth) for name, depth in depths.by_name.items()}
 
 
-def check_optimizer(train: Train) -> None:
+def check_optimizer(train: Train, divide: Callable[[torch.Tensor], torch.Tensor] = whole) -> None:
     """Try a user's optimiser on two small parameters, through a step and a round trip of its state.
+
+    Args:
+        train: the recipe.
+        divide: makes of a tensor what FSDP2 would.
 
     Raises:
         SeqtrackError: it cannot be imported or called, is none, or keeps state that a checkpoint cannot hold.
@@ -114,7 +119,7 @@ def check_optimizer(train: Train) -> None:
     path = train.custom.optimizer
     if path is None:
         return
-    weight, bias = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))
+    weight, bias = (torch.nn.Parameter(divide(torch.ones(shape))) for shape in ((2, 2), (2,)))
     groups = [{"params": [p], "weight_decay": train.weight_decay, "lr": train.learning_rate} for p in (weight, bias)]
     optimizer = _own_optimizer(groups, path, train.learning_rate)
     settings = tuple(_numbers(group) for group in optimizer.param_groups)
@@ -128,7 +133,15 @@ def check_optimizer(train: Train) -> None:
             where=f"params.yaml: {OWN}",
             expected="an optimiser whose step() needs no closure",
         ) from error
-    load_optimizer_tensors(named, optimizer_tensors(named))
+    except RuntimeError as error:
+        if not is_divided(weight):
+            raise
+        raise SeqtrackError(
+            f"{path} cannot do a step with what FSDP2 divides among processes",
+            where=f"params.yaml: {OWN}",
+            expected="an optimiser that treats each number of a parameter by itself, as torch.optim:NAdam does",
+        ) from error
+    load_optimizer_tensors(named, {name: whole(tensor) for name, tensor in optimizer_tensors(named).items()})
 
 
 def _own_optimizer(groups: list[dict[str, Any]], path: str, rate: float) -> torch.optim.Optimizer:
@@ -257,11 +270,18 @@ def optimizer_tensors(named: NamedOptimizer) -> dict[str, torch.Tensor]:
     keeps in a parameter group, and has changed, is `group:<index>/<name>`. What is None is left out.
 
     Raises:
-        SeqtrackError: the optimiser keeps something else.
+        SeqtrackError: the optimiser keeps something else, or divides among processes what it cannot divide again.
     """
     tensors: dict[str, torch.Tensor] = {}
+    shapes = {name: parameter.shape for name, parameter in zip(named.names, _parameters(named), strict=True)}
     for name, slot, value in _slots(named):
         if isinstance(value, torch.Tensor):
+            if is_divided(value) and value.shape != shapes[name]:  # nobody would know how to divide it again
+                raise SeqtrackError(
+                    f"{type(named.optimizer).__name__} keeps {slot!r} in another shape than the parameter's, which "
+                    "does not go with FSDP2",
+                    where=f"params.yaml: {OWN}",
+                )
             tensors[f"{slot}/{name}"] = value
         elif isinstance(value, int | float):
             kind = "int" if isinstance(value, int) else "float"
@@ -287,6 +307,7 @@ def load_optimizer_tensors(named: NamedOptimizer, tensors: dict[str, torch.Tenso
         KeyError: a tensor belongs to a parameter that this optimiser does not have.
     """
     index = {name: position for position, name in enumerate(named.names)}
+    parameters = dict(zip(named.names, _parameters(named), strict=True))
     state: dict[int, dict[str, Any]] = {}
     groups = named.optimizer.state_dict()["param_groups"]
     for key, tensor in tensors.items():
@@ -295,11 +316,16 @@ def load_optimizer_tensors(named: NamedOptimizer, tensors: dict[str, torch.Tenso
         if slot == "group":
             groups[int(kind[0])][name] = tensor.item()
         else:
-            state.setdefault(index[name], {})[slot] = tensor.item() if kind else tensor
+            state.setdefault(index[name], {})[slot] = tensor.item() if kind else divided_like(tensor, parameters[name])
     named.optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 KINDS = {"int": torch.int64, "float": torch.float64}
+
+
+def _parameters(named: NamedOptimizer) -> Iterator[torch.Tensor]:
+    for group in named.optimizer.param_groups:
+        yield from group["params"]
 
 
 def _slots(named: NamedOptimizer) -> Iterator[tuple[str, str, object]]:

@@ -9,6 +9,7 @@ that was never interrupted; a signal ends it after the step at hand, saved; only
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import signal
 import time
@@ -42,6 +43,7 @@ from pipeline.optimization import (
     schedule_in_words,
 )
 from pipeline.params import Train, parse_interval
+from pipeline.sharding import is_sharded, set_up_sharding, whole
 from pipeline.signals import StopSignals
 from pipeline.tokens import TokenStore
 
@@ -128,7 +130,7 @@ def fit(job: Job, accelerator: Accelerator, listeners: Sequence[Listener]) -> Tr
     """Train, resuming from the newest sound checkpoint if there is one, and leave the best weights in `job.model`.
 
     Args:
-        job: see `Job`; its model is trained in place.
+        job: see `Job`; its model is trained in place, or a copy of it where FSDP2 divides the weights.
         accelerator: decides devices, processes and precision.
         listeners: told of progress.
 
@@ -204,10 +206,12 @@ class _Trainer:
         self.listeners = listeners
         self.plan = plan_of(len(job.train), job.recipe, accelerator.num_processes)
         self.main = accelerator.is_main_process
-        job.model.to(accelerator.device)
+        self.sharded = is_sharded(accelerator)
+        # What is trained: job.model itself, but for divided weights, when it stays whole in host memory for the export.
+        self.trained = copy.deepcopy(job.model) if self.sharded else job.model.to(accelerator.device)
         self.criterion = job.criterion.to(accelerator.device)
         self.named: NamedOptimizer = build_optimizer(
-            job.model, self.recipe, loss_scaling=accelerator.scaler is not None
+            self.trained, self.recipe, loss_scaling=accelerator.scaler is not None
         )
         # Not prepared: accelerate would step it once per process, and it must count optimisation steps. Built first:
         # it wraps the optimiser's step, and so does accelerate's loss scaling.
@@ -215,12 +219,14 @@ class _Trainer:
         self.scheduler: LRScheduler = build_scheduler(
             self.named.optimizer, self.recipe, self.plan.total_steps, maximize=self.maximized
         )
-        # What is prepared computes with job.model's own parameters, so job.model is what is saved and loaded.
+        # What is prepared computes with self.trained's own parameters, so self.trained is what is saved and loaded.
         if self.recipe.auto_find_batch_size:  # which averages gradients itself, see _gradients
-            self.model = accelerator.prepare_model(job.model, evaluation_mode=True)
+            self.model = accelerator.prepare_model(self.trained, evaluation_mode=True)
             self.optimizer = accelerator.prepare_optimizer(self.named.optimizer)
         else:
-            self.model, self.optimizer = accelerator.prepare(job.model, self.named.optimizer)
+            if self.sharded:
+                set_up_sharding(accelerator, self.trained)
+            self.model, self.optimizer = accelerator.prepare(self.trained, self.named.optimizer)
         self.state = TrainingState()
         self.interval = parse_interval(self.recipe.checkpoint.every)
         self.writer = CheckpointWriter(job.checkpoints, self._tell_of_checkpoint)
@@ -265,7 +271,7 @@ class _Trainer:
         """Load the newest sound checkpoint, if any."""
         saved = self.processes.share(self.processes.on_main(self._newest))
         if saved is not None:
-            self.state = saved.restore(self.job.model, self.named, self.scheduler, self.accelerator.scaler)
+            self.state = saved.restore(self.trained, self.named, self.scheduler, self.accelerator.scaler)
             size = self.state.per_device_batch_size
             if size is not None and self.plan.per_device_batch_size % size == 0:
                 self._use_batch_size(size)
@@ -329,7 +335,7 @@ class _Trainer:
         self.state.evaluation_weight += weight
         self.clock.examples += batch_rows
         assert norm is not None
-        return norm
+        return whole(norm)
 
     def _gradients(self, step: int, weight: float) -> torch.Tensor:
         """Compute the gradients of a step; return the loss, summed over this process's rows."""
@@ -338,7 +344,7 @@ class _Trainer:
         while (loss := self._attempt(step, weight)) is None:
             self._halve_batch(step)
         if self.processes.several:  # left out so far: a process without memory would have let the others wait
-            for parameter in self.job.model.parameters():
+            for parameter in self.trained.parameters():
                 if parameter.grad is not None:
                     torch.distributed.all_reduce(parameter.grad)
                     parameter.grad /= self.plan.world_size
@@ -391,7 +397,9 @@ class _Trainer:
         inputs = self._inputs(self.job.train.positions[indices])
         labels = torch.from_numpy(self.job.train.labels[indices]).to(self.accelerator.device, non_blocking=True)
         logits = self.model(**inputs).logits
-        return self.criterion.summed(logits, labels)  # accelerate made them float32
+        if self.sharded:
+            logits = logits.float()  # else accelerate sees to it
+        return self.criterion.summed(logits, labels)
 
     def _inputs(self, positions: npt.NDArray[np.int64]) -> dict[str, torch.Tensor]:
         batch = self.job.tokens.batch(positions)
@@ -524,9 +532,13 @@ class _Trainer:
     def _save(self) -> None:
         self.last_checkpoint = time.monotonic()
         self.processes.on_main(self.writer.wait)  # one in flight at most
-        if not self.main:
+        if not self.main and not self.sharded:
             return
-        self.writer.save(Snapshot.take(self.job.model, self.named, self.scheduler, self.accelerator.scaler, self.state))
+        snapshot = Snapshot.take(
+            self.trained, self.named, self.scheduler, self.accelerator.scaler, self.state, keep=self.main
+        )
+        if self.main:
+            self.writer.save(snapshot)
 
     def _tell_of_checkpoint(self, state: TrainingState) -> None:
         for listener in self.listeners:

@@ -29,6 +29,7 @@ from pipeline.errors import SeqtrackError, Stopped
 from pipeline.freezing import freeze
 from pipeline.lora import add_adapters
 from pipeline.modeling import enable_gradient_checkpointing
+from pipeline.sharding import is_divided
 from tests.toy import REPOSITORY, Recorder, make_toy, recipe
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -70,9 +71,7 @@ class Start:
         """Run all processes until they have ended; return their exit statuses, -9 for a killed one."""
         for rank in range(self.world_size):
             (self.folder / f"rank-{rank}.met").unlink(missing_ok=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         processes = [CONTEXT.Process(target=_train, args=(self, rank, port)) for rank in range(self.world_size)]
         for process in processes:
             process.start()
@@ -97,6 +96,27 @@ class Start:
         """Return what a finished process left."""
         found: dict[str, Any] = json.loads((self.folder / f"rank-{rank}.json").read_text())
         return found
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def environment(rank: int, world_size: int, port: int) -> dict[str, str]:
+    """Return what a launcher tells one of several processes on the CPU."""
+    return {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_WORLD_SIZE": str(world_size),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
 
 
 class Events:
@@ -130,15 +150,7 @@ def _train(start: Start, rank: int, port: int) -> None:
     """Be one process of a training; its last words go into rank-<rank>.err, and its result into rank-<rank>.json."""
     torch.set_num_threads(1)
     if start.world_size > 1:
-        os.environ |= {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "WORLD_SIZE": str(start.world_size),
-            "LOCAL_WORLD_SIZE": str(start.world_size),
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "CUDA_VISIBLE_DEVICES": "",
-        }
+        os.environ |= environment(rank, start.world_size, port)
     start.folder.mkdir(parents=True, exist_ok=True)
     output = os.open(start.folder / f"rank-{rank}.out", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     os.dup2(output, 1)
@@ -147,7 +159,7 @@ def _train(start: Start, rank: int, port: int) -> None:
     _watch(events)
     processes = Accelerator(cpu=True, mixed_precision=start.precision)
     if start.fsdp2:
-        _divide_weights(processes)
+        divide_weights(processes)
     toy = make_toy(start.toy, train=start.train, validation=start.validation, texts=start.texts)
     train, model = recipe(**start.changes), toy.model(dropout=start.dropout)
     freeze(model, train.freeze)
@@ -157,7 +169,8 @@ def _train(start: Start, rank: int, port: int) -> None:
         enable_gradient_checkpointing(model)
     job = toy.job(start.folder / "checkpoints", train, model)
     batches: list[list[int]] = []
-    _listen(start, rank, batches)
+    divided: list[bool] = []
+    _listen(start, rank, batches, divided)
     recorder = Recorder()
     try:
         state = training.fit(job, processes, [recorder])
@@ -175,13 +188,14 @@ def _train(start: Start, rank: int, port: int) -> None:
                 "events": events.count,
                 "started_at": recorder.started_at,
                 "batches": batches,
+                "divided": divided,
             }
         )
     )
     processes.end_training()
 
 
-def _divide_weights(processes: Accelerator) -> None:
+def divide_weights(processes: Accelerator) -> None:
     """Have accelerate divide weights on the CPU, as it does on GPUs alone; torch can do both."""
     settings = YAML(typ="safe").load(REPOSITORY / "configs" / "accelerate" / "fsdp2.yaml")["fsdp_config"]
     os.environ |= {name.upper(): str(value).lower() for name, value in settings.items()}  # as its launcher does
@@ -209,12 +223,13 @@ def _watch(events: Events) -> None:
     assert checkpoints.shutil is shutil
 
 
-def _listen(start: Start, rank: int, batches: list[list[int]]) -> None:
-    """Say when the processes have met, remember the global batch of each step, send the signal that was asked for."""
+def _listen(start: Start, rank: int, batches: list[list[int]], divided: list[bool]) -> None:
+    """Say when the processes have met, remember whether parameters are divided and what rows each step has; signal."""
     announce, step = training._Trainer.announce, training._Trainer._step
 
     def met(trainer: Any) -> None:
         (start.folder / f"rank-{rank}.met").touch()
+        divided.extend(is_divided(parameter) for parameter in trainer.model.parameters())
         announce(trainer)
 
     def heard(trainer: Any) -> torch.Tensor:

@@ -33,6 +33,18 @@ from tests.tiny import save_tiny_encoder
 from tests.toy import FILLER, WORDS, accelerator, recipe
 
 NAMES = ("bad", "good", "other")
+# What train says of processes with divided weights: their kind, FSDP's version, precision, changes to the recipe.
+DIVIDED: dict[str, tuple[DistributedType, int, str, dict[str, Any]]] = {
+    "launch.config_file: train cannot save or resume what DEEPSPEED": (DistributedType.DEEPSPEED, 0, "no", {}),
+    "launch.config_file: train does not do the first FSDP": (DistributedType.FSDP, 1, "no", {}),
+    "launch.mixed_precision: fp16 does not go with FSDP2": (DistributedType.FSDP, 2, "fp16", {}),
+    "train.auto_find_batch_size: does not go with FSDP2": (
+        DistributedType.FSDP,
+        2,
+        "no",
+        {"auto_find_batch_size": True},
+    ),
+}
 TRACKING = Tracking(experiment_name="fine-tuning")
 
 
@@ -172,12 +184,17 @@ class TestMistakesBeforeTheModelIsLoaded:
         with pytest.raises(SeqtrackError, match=r"launch.mixed_precision: fp16 needs a GPU; set it to bf16 or no"):
             fine_tune(recipe(), base(encoder), TRACKING, {})
 
-    @pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
-    def test_divided_weights(self, encoder: Path, monkeypatch: pytest.MonkeyPatch, kind: DistributedType) -> None:
-        processes = SimpleNamespace(distributed_type=kind, mixed_precision="no", device=torch.device("cpu"))
+    @pytest.mark.parametrize("mistake", DIVIDED)
+    def test_divided_weights(self, encoder: Path, monkeypatch: pytest.MonkeyPatch, mistake: str) -> None:
+        kind, version, precision, changes = DIVIDED[mistake]
+        processes = SimpleNamespace(
+            distributed_type=kind,
+            mixed_precision=precision,
+            device=torch.device("cuda"),
+            is_fsdp2=(kind, version) == (DistributedType.FSDP, 2),
+        )
         monkeypatch.setattr(fine_tuning, "Accelerator", lambda **_: processes)
-        said = complaint(base(encoder))
-        assert f"launch.config_file: train cannot save weights that {kind.value} has divided" in said
+        assert mistake in complaint(base(encoder), **changes)
 
 
 def test_outputs_and_the_run(work: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:

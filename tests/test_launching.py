@@ -208,6 +208,14 @@ def test_without_its_package_a_file_is_refused(launched: list[argparse.Namespace
     assert launched == []
 
 
+def test_weights_are_not_divided_on_the_cpu(tmp_path: Path, launched: list[argparse.Namespace]) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text((CONFIGS / "fsdp2.yaml").read_text().replace("use_cpu: false", "use_cpu: true"))
+    with pytest.raises(SeqtrackError, match=r"mine\.yaml: accelerate divides weights among GPUs alone"):
+        launch(["--config_file", str(file), "--num_processes", "2", "train.py"])
+    assert launched == []
+
+
 def test_the_file_wins_and_says_so(
     tmp_path: Path, launched: list[argparse.Namespace], capsys: pytest.CaptureFixture[str]
 ) -> None:

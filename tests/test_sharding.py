@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
 
+from pipeline.sharding import divided_like, set_up_sharding, whole
 from tests.starts import Start
 from tests.toy import make_toy
 
@@ -35,7 +38,9 @@ def finish(one: Start) -> dict[str, Any]:
     status = one.run()
     said = "".join(file.read_text() for file in one.folder.glob("rank-*.out"))
     assert status == [0] * one.world_size, said
-    return one.result()
+    result = one.result()
+    assert set(result["divided"]) == {one.fsdp2}
+    return result
 
 
 def weights(one: Start, rank: int = 0) -> dict[str, torch.Tensor]:
@@ -102,18 +107,37 @@ def test_killed_and_resumed_gives_the_same_bits(toy: Path, tmp_path: Path, rank:
     assert found["history"] == whole["history"]
 
 
-@pytest.mark.parametrize(("first", "second"), [((True, 2), (False, 1)), ((False, 2), (True, 2)), ((True, 2), (True, 3))])
+@pytest.mark.parametrize(
+    ("first", "second"), [((True, 2), (False, 1)), ((False, 2), (True, 2)), ((True, 2), (True, 3))]
+)
 def test_one_goes_on_from_the_other(
     toy: Path, tmp_path: Path, first: tuple[bool, int], second: tuple[bool, int]
 ) -> None:
     def of(layout: tuple[bool, int], folder: str, **more: Any) -> Start:
         total = {"total_train_batch_size": 6, "per_device_train_batch_size": 1}
         divided, size = layout
-        return start(
-            toy, tmp_path / folder, divided=divided, world_size=size, changes=total, dropout=False, **more
-        )
+        return start(toy, tmp_path / folder, divided=divided, world_size=size, changes=total, dropout=False, **more)
 
     assert set(of(first, "joint", signal=(0, signal.SIGTERM, 3)).run()) == {128 + signal.SIGTERM}
     joint = of(second, "joint")
     assert_close(joint, of((False, 1), "alone"))
     assert joint.result()["started_at"] == 3
+
+
+@pytest.mark.parametrize(("named", "units"), [(None, ["BertLayer"]), (["BertAttention"], ["BertAttention"])])
+def test_layers_are_the_units_unless_the_file_names_others(
+    tmp_path: Path, named: list[str] | None, units: list[str]
+) -> None:
+    plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="TRANSFORMER_BASED_WRAP", transformer_cls_names_to_wrap=named
+    )
+    processes: Any = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin), mixed_precision="bf16")
+    set_up_sharding(processes, make_toy(tmp_path).model())
+    assert plugin.transformer_cls_names_to_wrap == units
+    assert plugin.mixed_precision_policy.reduce_dtype is torch.float32
+
+
+def test_what_is_not_divided_stays_itself() -> None:
+    tensor = torch.arange(6.0)
+    assert whole(tensor) is tensor
+    assert divided_like(tensor, torch.zeros(6)) is tensor
