@@ -17,7 +17,6 @@ import importlib.metadata
 import json
 import math
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -25,11 +24,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+
+from benchmarks.machine import describe
 
 ROOT = Path(__file__).parent.parent
 THRESHOLD, SHINGLE, PERMUTATIONS = 0.8, 3, 128
@@ -235,9 +235,7 @@ def main() -> None:
             measure("seqtrack", make_texts(size), sys.executable, Path(folder), options.cpu_limit) for size in sizes
         ]
     report = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{processor()}, {os.cpu_count()} cores, {memory_gib():.0f} GiB",
-        "python": platform.python_version(),
+        **describe(("numpy", "pyarrow")),
         "command": "python -m benchmarks.data " + " ".join(sys.argv[1:]),
         "rows": options.rows,
         "results": [asdict(result) for result in results],
@@ -354,15 +352,6 @@ def exponent(results: Sequence[Result]) -> float | None:
     """Return the slope of log processor time against log rows, by least squares."""
     points = [(math.log(result.rows), math.log(result.cpu_seconds)) for result in results if result.cpu_seconds]
     return round(float(np.polyfit(*zip(*points, strict=True), 1)[0]), 3) if len(points) > 1 else None
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def memory_gib() -> float:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
 def show(results: Sequence[Result], scaling: Sequence[Result]) -> None:
