@@ -90,7 +90,7 @@ def test_one_mlflow_run_holds_everything(sample: Clone) -> None:
     tags = run.data.tags
     assert tags["mlflow.source.git.commit"] == sample.run("git", "rev-parse", "HEAD").stdout.strip()
     last = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "checkpoints/last")}
-    assert last == {"manifest.json", "model.safetensors", "optimizer.safetensors", "state.json"}
+    assert last == {"manifest.json", "model.safetensors", "optimizer.safetensors", "state.json", "training.json"}
     figures = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "figures")}
     assert figures == {"learning_curves.png", "confusion.png", "f1_by_class.png"}
 
