@@ -33,6 +33,14 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     return make_toy(tmp_path_factory.mktemp("toy"))
 
 
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Let Ctrl-C be heard: where the tests run in the background it is ignored, and training keeps it so."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, TrainingState]:
     job = toy.job(tmp_path_factory.mktemp("whole"), recipe(**EVERY))
