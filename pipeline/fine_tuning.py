@@ -7,12 +7,16 @@ appears only when training is over.
 from __future__ import annotations
 
 import difflib
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator
@@ -22,26 +26,31 @@ from pipeline.callbacks import own_callbacks
 from pipeline.checkpoints import CheckpointStore, TrainingState
 from pipeline.console import say, table
 from pipeline.control import Processes
+from pipeline.decisions import tune_thresholds, write_thresholds
 from pipeline.encoding import Encoder
 from pipeline.errors import SeqtrackError
 from pipeline.figures import learning_curves
 from pipeline.freezing import freeze
 from pipeline.history import write_curve, write_history
 from pipeline.identity import Identity, ProcessLayout, Training
+from pipeline.inference import Classifier
 from pipeline.labels import LabelSet
 from pipeline.listeners import ToMlflow, ToTerminal
 from pipeline.lora import add_adapters, merge_adapters, require_peft
 from pipeline.losses import build_criterion
-from pipeline.metrics import OwnMetric, metric_names, own_metrics
+from pipeline.metrics import OwnMetric, default_metric, metric_names, own_metrics
 from pipeline.model_source import ModelSource, resolve
 from pipeline.modeling import enable_gradient_checkpointing, export, load_classifier, own_model_class
 from pipeline.optimization import check_optimizer, check_schedule
 from pipeline.outputs import folder_digest, output_folder, read_manifest, write_manifest
 from pipeline.params import Model, Tracking, Train
-from pipeline.paths import LABELS, MODEL, REPORTS, ROWS, SPLITS, TOKENIZED, checkpoints
+from pipeline.paths import COLUMNS, LABELS, MODEL, REPORTS, ROWS, SPLITS, TOKENIZED, checkpoints
+from pipeline.probabilities import sigmoid
 from pipeline.resuming import adopt, check_origin, find_origin, name_old_checkpoints, name_other_layouts
 from pipeline.rows import read_row_ids, read_rows, select_rows
+from pipeline.scaling import Scale, find_head
 from pipeline.sharding import check_sharding, divider
+from pipeline.targets import read_targets
 from pipeline.tokens import TokenStore
 from pipeline.tracking import tracked_run
 from pipeline.training import Job, LabelledRows, fit, plan_of
@@ -71,24 +80,20 @@ def fine_tune(train: Train, model: Model, tracking: Tracking, logged_params: Map
     accelerator = _accelerator()
     check_sharding(accelerator, train)
     labels = LabelSet.read(LABELS)
-    if labels.problem_type != "single_label_classification":
-        raise SeqtrackError(
-            f"train does not do {labels.problem_type} yet",
-            where=str(LABELS),
-            expected="single_label_classification",
-            fix="if these labels are classes, set data.problem_type to it",
-        )
+    best_by = train.metric_for_best_model or default_metric(labels.problem_type)
+    train = train.model_copy(update={"metric_for_best_model": best_by})  # null and its meaning are one training
     require_peft(train.lora)
     own_class = own_model_class(train.custom.model)
     callbacks = own_callbacks(train.custom.callbacks)
-    metrics = own_metrics(train.custom.metrics, len(labels.names))
+    metrics = own_metrics(train.custom.metrics, labels)
     _check_metric(train, labels, metrics)
     check_optimizer(train, divider(accelerator))
     tokens = TokenStore.open(TOKENIZED, pad_to_max_length=train.pad_to_max_length)
     rows = read_rows(ROWS, ["row_id", "label"])
     train_rows = labelled(rows, tokens, labels, "train")
     validation_rows = labelled(rows, tokens, labels, "validation")
-    criterion = build_criterion(train, labels.names, train_rows.labels)
+    scale = Scale.of(train_rows.labels) if labels.problem_type == "regression" else None
+    criterion = build_criterion(train, labels, train_rows.labels)
     with accelerator.main_process_first():  # one process downloads, the others find it in the cache
         source = resolve(model, weights=True)
     plan = plan_of(len(train_rows), train, accelerator.num_processes)
@@ -100,16 +105,21 @@ def fine_tune(train: Train, model: Model, tracking: Tracking, logged_params: Map
 
     training = processes.share(processes.on_main(open_checkpoints))
     key = training.run_key
+    classifier, scale = _classifier(train, model, source, labels, own_class, scale)
+    if scale is not None:
+        train_rows = replace(train_rows, labels=scale.standardised(train_rows.labels))
+        criterion = criterion.reported_by(scale.std)
     job = Job(
-        model=_classifier(train, model, source, labels, own_class),
+        model=classifier,
         tokens=tokens,
         train=train_rows,
         validation=validation_rows,
-        label_names=labels.names,
+        labels=labels,
         recipe=train,
         checkpoints=CheckpointStore(checkpoints(key), keep=train.checkpoint.keep, training=asdict(training)),
         criterion=criterion,
         metrics=metrics,
+        scale=scale or Scale(),
     )
     if not accelerator.is_main_process:
         fit(job, accelerator, [])
@@ -120,8 +130,8 @@ def fine_tune(train: Train, model: Model, tracking: Tracking, logged_params: Map
         run.log_splits(SPLITS)
         own = [callback() for callback in callbacks]
         to_mlflow = ToMlflow(run, job.checkpoints, train.checkpoint.log_to_mlflow)
-        state = fit(job, accelerator, [to_mlflow, ToTerminal(), *own])
-        _export(job, labels, source, model, key)
+        state = fit(job, accelerator, [to_mlflow, ToTerminal(labels.problem_type), *own])
+        _export(job, source, model, key)
         write_history(HISTORY, state.evaluations)
         write_curve(CURVE, state.curve)
         learning_curves(HISTORY, CURVES_FIGURE)
@@ -129,7 +139,7 @@ def fine_tune(train: Train, model: Model, tracking: Tracking, logged_params: Map
         run.log_files([CURVES_FIGURE], "figures")
         run.log_model(MODEL, _example(), {"run_key": key, "base_model": source.name})
         run.log_stage_seconds("train", time.perf_counter() - started)
-        _summary(train, state)
+        _summary(best_by, state)
 
 
 def _accelerator() -> Accelerator:
@@ -153,7 +163,7 @@ def _accelerator() -> Accelerator:
 
 def _check_metric(train: Train, labels: LabelSet, own: tuple[OwnMetric, ...]) -> None:
     own_names = tuple(metric.name for metric in own)
-    names = (*metric_names(len(labels.names)), *own_names)
+    names = (*metric_names(labels), *own_names)
     wanted = train.metric_for_best_model
     if wanted in own_names and train.greater_is_better is None:
         raise SeqtrackError(
@@ -162,7 +172,7 @@ def _check_metric(train: Train, labels: LabelSet, own: tuple[OwnMetric, ...]) ->
             expected="true or false with a metric of your own",
             found="null",
         )
-    if wanted not in names:
+    if wanted is not None and wanted not in names:
         close = difflib.get_close_matches(wanted, names, n=1)
         raise SeqtrackError(
             "unknown metric" + (f" (did you mean {close[0]}?)" if close else ""),
@@ -190,9 +200,8 @@ def labelled(rows: pa.Table, tokens: TokenStore, labels: LabelSet, split: str) -
         raise SeqtrackError(
             "splits and validated rows do not belong together", where=str(SPLITS), fix="run `dvc repro`"
         )
-    class_ids = labels.ids(rows["label"].take(places))
-    known = pc.is_valid(class_ids)
-    ids, class_ids = pc.filter(ids, known), pc.filter(class_ids, known)
+    known, targets = read_targets(labels, rows["label"].take(places))
+    ids = ids.filter(known)
     if not len(ids):
         raise SeqtrackError(
             f"the {split} split has no labelled rows",
@@ -200,7 +209,7 @@ def labelled(rows: pa.Table, tokens: TokenStore, labels: LabelSet, split: str) -
             expected="rows to learn from, and rows to choose the best checkpoint by",
             fix=f"raise split.ratios.{split} in params.yaml, or add a file for this split",
         )
-    return LabelledRows(positions=tokens.positions(ids), labels=class_ids.to_numpy(zero_copy_only=False))
+    return LabelledRows(positions=tokens.positions(ids), labels=targets)
 
 
 def _layout(accelerator: Accelerator) -> ProcessLayout:
@@ -255,9 +264,14 @@ def _open_checkpoints(
 
 
 def _classifier(
-    train: Train, model: Model, source: ModelSource, labels: LabelSet, own_class: type[PreTrainedModel] | None
-) -> PreTrainedModel:
-    """Load the model and decide which of its weights learn."""
+    train: Train,
+    model: Model,
+    source: ModelSource,
+    labels: LabelSet,
+    own_class: type[PreTrainedModel] | None,
+    scale: Scale | None,
+) -> tuple[PreTrainedModel, Scale | None]:
+    """Load the model and decide which of its weights learn; return it with the scale that it can do regression on."""
     classifier = load_classifier(
         source,
         labels,
@@ -265,22 +279,36 @@ def _classifier(
         trust_remote_code=model.trust_remote_code,
         attn_implementation=model.attn_implementation,
         own_class=own_class,
+        scale=scale,
     )
+    if scale is not None:
+        # Now: what training does to the model's forward pass would hide which layer's output is the model's.
+        head = find_head(classifier)
+        if head is None:
+            say(f"train: labels are not standardised: no last layer of {type(classifier).__name__} could restore them")
+        scale = Scale() if head is None else replace(scale, head=head[0])
     freeze(classifier, train.freeze)
     if train.lora is not None:
         add_adapters(classifier, train.lora, seed=train.seed)
     if train.gradient_checkpointing:
         enable_gradient_checkpointing(classifier)
-    return classifier
+    return classifier, scale
 
 
-def _export(job: Job, labels: LabelSet, source: ModelSource, model: Model, key: str) -> None:
+def _export(job: Job, source: ModelSource, model: Model, key: str) -> None:
     max_length = int(read_manifest(TOKENIZED)["params"]["max_length"])
     encoder = Encoder.load(source.folder, max_length, trust_remote_code=model.trust_remote_code)
     if job.recipe.lora is not None:
         merge_adapters(job.model)
+    if job.scale.head:
+        head = job.model.get_submodule(job.scale.head)
+        assert isinstance(head, torch.nn.Linear)
+        job.scale.fold(head)
     with output_folder(MODEL) as out:
-        export(job.model, encoder, labels, out)
+        export(job.model, encoder, job.labels, out)
+        shutil.copyfile(COLUMNS, out / COLUMNS.name)  # so that predict finds the texts in files of other names
+        if job.labels.problem_type == "multi_label_classification" and job.recipe.tune_thresholds:
+            write_thresholds(out, job.labels.names, _thresholds(job, encoder, out))
         write_manifest(
             out,
             inputs={"tokenized": folder_digest(TOKENIZED), "splits": folder_digest(SPLITS)},
@@ -295,6 +323,19 @@ def _export(job: Job, labels: LabelSet, source: ModelSource, model: Model, key: 
         )
 
 
+def _thresholds(job: Job, encoder: Encoder, folder: Path) -> npt.NDArray[np.float64]:
+    """Tune on the validation split, with the exported model: in float32 and by one process, as evaluate scores it."""
+    classifier = Classifier.of(folder, encoder, trusted=True)  # its code ran here all along
+    positions = job.validation.positions
+    logits = classifier.logits(
+        job.tokens.lengths[positions],
+        lambda rows: job.tokens.batch(positions[rows]),
+        batch_size=job.recipe.per_device_eval_batch_size,
+        on_batch=lambda _: None,
+    )
+    return tune_thresholds(sigmoid(logits), job.validation.labels)
+
+
 def _example() -> str | dict[str, str]:
     """Return the first row of the train split as an input example, cut to a readable length."""
     first = read_row_ids(SPLITS / "train.parquet")[:1]
@@ -303,8 +344,7 @@ def _example() -> str | dict[str, str]:
     return text if pair is None else {"text": text, "text_pair": pair[:200]}
 
 
-def _summary(train: Train, state: TrainingState) -> None:
-    name = train.metric_for_best_model
+def _summary(name: str, state: TrainingState) -> None:
     table(
         f"train: best checkpoint by {name} is step {state.best_step:,}",
         ["step", "epoch", "train loss", "validation loss", name],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ import torch
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging
 
+from pipeline.decisions import Decisions, decide, read_thresholds
 from pipeline.encoding import Encoder
 from pipeline.errors import SeqtrackError
-from pipeline.labels import LabelSet
+from pipeline.labels import LabelSet, ProblemType
 from pipeline.modeling import trusts_code
 from pipeline.outputs import folder_digest, read_manifest
 
@@ -34,10 +35,11 @@ class Classifier:
     Attributes:
         model: in evaluation mode, on its device, in float32.
         encoder: the model's own tokenizer with the max_length it was trained with.
-        labels: the classes in the order of the logits.
+        labels: the task, and the classes in the order of the logits.
         digest: identity of the model folder.
         run_key: identity of the training run.
         metrics: import paths of the user's metrics that it was trained with.
+        thresholds: of multi-label classes, float64 [classes]; None is 0.5 for all.
     """
 
     model: Any  # the class differs by architecture
@@ -46,6 +48,7 @@ class Classifier:
     digest: str
     run_key: str
     metrics: tuple[str, ...] = ()
+    thresholds: npt.NDArray[np.float64] | None = None
 
     @staticmethod
     def load(folder: Path) -> Classifier:
@@ -56,21 +59,45 @@ class Classifier:
         """
         manifest = read_manifest(folder)
         trusted = trusts_code(manifest)
-        with _no_progress_bar():
-            model = AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=torch.float32, trust_remote_code=trusted
-            )
-        id2label = model.config.id2label
-        return Classifier(
-            model=model.eval().to(best_device()),
-            encoder=Encoder.load(folder, manifest["max_length"], trust_remote_code=trusted),
-            labels=LabelSet(
-                problem_type="single_label_classification", names=tuple(id2label[i] for i in range(len(id2label)))
-            ),
+        encoder = Encoder.load(folder, manifest["max_length"], trust_remote_code=trusted)
+        return replace(
+            Classifier.of(folder, encoder, trusted=trusted),
             digest=folder_digest(folder),
             run_key=manifest["run_key"],
             metrics=tuple(manifest["params"].get("train", {}).get("custom", {}).get("metrics", ())),
         )
+
+    @staticmethod
+    def of(folder: Path, encoder: Encoder, *, trusted: bool) -> Classifier:
+        """Load the weights of a folder that has no manifest yet, and so no identity.
+
+        Args:
+            folder: what `pipeline.modeling.export` wrote.
+            encoder: its tokenizer.
+            trusted: whether code in the folder may run.
+        """
+        with _no_progress_bar():
+            model = AutoModelForSequenceClassification.from_pretrained(
+                folder, dtype=torch.float32, trust_remote_code=trusted
+            )
+        labels = _label_set(model.config)
+        return Classifier(
+            model=model.eval().to(best_device()),
+            encoder=encoder,
+            labels=labels,
+            digest="",
+            run_key="",
+            thresholds=read_thresholds(folder, labels),
+        )
+
+    def decide(self, logits: npt.NDArray[np.float32], temperature: float = 1.0) -> Decisions:
+        """Say what `logits` mean: a class, a set of classes or a number per row.
+
+        Args:
+            logits: what `self.logits` gave, float32 [rows, classes].
+            temperature: see `pipeline.decisions.decide`.
+        """
+        return decide(self.labels, logits, self.thresholds, temperature)
 
     @property
     def device(self) -> torch.device:
@@ -95,14 +122,14 @@ class Classifier:
             on_batch: called after each batch with the number of rows in it.
 
         Returns:
-            float32 [rows, classes], in the order of `lengths`.
+            float32 [rows, classes], [rows, 1] in regression, in the order of `lengths`.
 
         Raises:
             SeqtrackError: the model gives NaN or infinity.
         """
         # Longest first: a batch too large for the device fails at once, not at the end.
         order = np.argsort(-lengths.astype(np.int64), kind="stable")
-        result = np.empty((len(lengths), len(self.labels.names)), np.float32)
+        result = np.empty((len(lengths), self.labels.width), np.float32)
         with torch.inference_mode():
             for start in range(0, len(order), batch_size):
                 rows = order[start : start + batch_size]
@@ -116,6 +143,14 @@ class Classifier:
                 fix="train again with a lower train.learning_rate, or with launch.mixed_precision bf16 or no",
             )
         return result
+
+
+def _label_set(config: Any) -> LabelSet:
+    """Return the label set that a model's config.json holds: models of other hands say nothing of their task."""
+    problem_type: ProblemType = config.problem_type or "single_label_classification"
+    id2label: dict[int, str] = config.id2label
+    names = tuple(id2label[place] for place in range(len(id2label)))
+    return LabelSet(problem_type=problem_type, names=() if problem_type == "regression" else names)
 
 
 def best_device() -> torch.device:

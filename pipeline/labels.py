@@ -42,6 +42,11 @@ class LabelSet:
     problem_type: ProblemType
     names: tuple[str, ...]
 
+    @property
+    def width(self) -> int:
+        """How many outputs a model has: one per class, one in regression."""
+        return 1 if self.problem_type == "regression" else len(self.names)
+
     def ids(self, labels: pa.Array | pa.ChunkedArray) -> pa.Array:
         """Return int64 class ids, null where the label is null.
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pipeline.checkpoints import FILES, CheckpointStore, CurvePoint, Evaluation, TrainingState
 from pipeline.console import say
+from pipeline.labels import ProblemType
+from pipeline.metrics import HEADLINES
 from pipeline.outputs import MANIFEST
 from pipeline.tracking import Point, TrackedRun
 
@@ -78,7 +80,10 @@ def _evaluation_points(evaluation: Evaluation) -> list[Point]:
 
 
 class ToTerminal:
-    """Prints a line per evaluation."""
+    """Prints a line per evaluation, with the two scores that say most of a task."""
+
+    def __init__(self, problem_type: ProblemType) -> None:
+        self._names = HEADLINES[problem_type][:2]
 
     def on_start(self, state: TrainingState) -> None:
         """Print nothing: the training has announced itself."""
@@ -91,8 +96,8 @@ class ToTerminal:
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Print the scores that matter most."""
-        m = evaluation.metrics
+        scores = [f"{name} {evaluation.metrics[name]:.4f}" for name in ("loss", *self._names)]
         say(
             f"train: step {evaluation.step:,}, epoch {evaluation.epoch:.2f}: train loss {evaluation.train_loss:.4f}, "
-            f"validation loss {m['loss']:.4f}, accuracy {m['accuracy']:.4f}, f1_macro {m['f1_macro']:.4f}"
+            f"validation {', '.join(scores)}"
         )

@@ -1,26 +1,34 @@
 """The trained model in MLflow's own format.
 
 Promises: what is logged loads with `mlflow.transformers.load_model` and `mlflow.pyfunc.load_model`, takes texts or text
-pairs, and returns label and score.
+pairs, and returns label and score; with several labels, pyfunc returns all of them that reach their thresholds, and
+every probability.
 """
 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import transformers
 from huggingface_hub import ModelCard
-from mlflow.models import ModelSignature
-from mlflow.types.schema import ColSpec, Schema
+from mlflow.models import Model, ModelSignature
+from mlflow.types.schema import Array, ColSpec, DataType, Map, Schema
 
+from pipeline import served_sets
+from pipeline.decisions import THRESHOLDS
 from pipeline.modeling import quiet_transformers, trusts_code
 from pipeline.outputs import read_manifest
 
+# What the transformers flavour leaves out of a model folder, beside the model, so that the folder can be made again.
+OWN_FOLDER = "seqtrack"
+OWN_FILES = ("manifest.json", "labels.json", "columns.json", "thresholds.json")
 REQUIREMENTS = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
@@ -46,12 +54,15 @@ def log_transformers_model(
             device="cpu",
             trust_remote_code=trusts_code(read_manifest(folder)),
         )
-        logged = mlflow.transformers.log_model(
-            classifier,
+        sets = classifier.model.config.problem_type == "multi_label_classification"
+        logged = Model.log(
+            artifact_path=None,
+            flavor=_SetsFlavor(folder) if sets else mlflow.transformers,
+            transformers_model=classifier,
             name="model",
             task="text-classification",
             model_card=ModelCard(_card(metadata)),
-            signature=_signature(example),
+            signature=_signature(example, sets=sets),
             input_example=example,
             # The pyfunc flavour cuts long texts where training did, instead of failing on them.
             model_config={"truncation": True},
@@ -60,16 +71,36 @@ def log_transformers_model(
             pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
             metadata={"run_id": run_id, **metadata},
         )
+    for name in OWN_FILES:
+        if (folder / name).is_file():
+            mlflow.MlflowClient().log_model_artifact(logged.model_id, str(folder / name), OWN_FOLDER)
     return str(logged.model_uri)
 
 
-def _signature(example: str | dict[str, str]) -> ModelSignature:
-    """Return the signature of a text-classification pipeline: strings in, label and score out."""
+class _SetsFlavor:
+    """MLflow's transformers flavour, but that pyfunc runs `pipeline.served_sets`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save_model(self, path: str, mlflow_model: Model, **settings: Any) -> None:
+        """Write a model as MLflow asks its flavours to."""
+        code = [str(Path(served_sets.__file__))]
+        mlflow.transformers.save_model(path=path, mlflow_model=mlflow_model, code_paths=code, **settings)
+        if (self._folder / THRESHOLDS).is_file():
+            (Path(path) / OWN_FOLDER).mkdir()
+            shutil.copyfile(self._folder / THRESHOLDS, Path(path) / OWN_FOLDER / THRESHOLDS)
+        mlflow_model.flavors["python_function"]["loader_module"] = Path(served_sets.__file__).stem
+        mlflow_model.save(str(Path(path) / "MLmodel"))
+
+
+def _signature(example: str | dict[str, str], *, sets: bool) -> ModelSignature:
+    """Return what goes in, strings, and what comes out: label and score, or sets of labels and all probabilities."""
     names = [None] if isinstance(example, str) else list(example)
-    return ModelSignature(
-        inputs=Schema([ColSpec("string", name) for name in names]),
-        outputs=Schema([ColSpec("string", "label"), ColSpec("double", "score")]),
-    )
+    outputs = Schema([ColSpec("string", "label"), ColSpec("double", "score")])
+    if sets:
+        outputs = Schema([ColSpec(Array(DataType.string), "labels"), ColSpec(Map(DataType.double), "probabilities")])
+    return ModelSignature(inputs=Schema([ColSpec("string", name) for name in names]), outputs=outputs)
 
 
 def _card(metadata: Mapping[str, str]) -> str:

@@ -25,9 +25,11 @@ from pipeline.errors import SeqtrackError
 from pipeline.labels import LabelSet
 from pipeline.model_source import ModelSource
 from pipeline.parts import load_part, require_call
+from pipeline.scaling import Scale, find_head
 
 AUTO_CLASS = "AutoModelForSequenceClassification"
 OWN = "train.custom.model"
+NAMELESS = ("LABEL_0",)  # what transformers calls the one output of a regression
 
 
 def load_classifier(
@@ -38,6 +40,7 @@ def load_classifier(
     trust_remote_code: bool,
     attn_implementation: str | None = None,
     own_class: type[PreTrainedModel] | None = None,
+    scale: Scale | None = None,
 ) -> PreTrainedModel:
     """Load an encoder and put a new classification head on it; a head of this shape that it has already stays.
 
@@ -49,6 +52,8 @@ def load_classifier(
         attn_implementation: how attention is computed; None is the plain way on a CPU, and transformers' choice (its
             fused one, where the model has it) on other devices.
         own_class: the user's class, in place of the one that transformers has for the encoder.
+        scale: of regression targets. A head that the model has already gives numbers on the labels' scale, and is
+            changed so that it gives standardised ones.
 
     Raises:
         SeqtrackError: the folder holds no model that can classify sequences, attention cannot be computed that way, or
@@ -58,6 +63,7 @@ def load_classifier(
         # PyTorch's fused attention is slower than the plain one in backward passes on a CPU.
         attn_implementation = "eager"
     loader: Any = own_class or AutoModelForSequenceClassification
+    names = labels.names or NAMELESS
     torch.manual_seed(seed)
     try:
         with quiet_transformers():
@@ -65,9 +71,9 @@ def load_classifier(
             model, report = loader.from_pretrained(
                 source.folder,
                 dtype=torch.float32,
-                num_labels=len(labels.names),
-                id2label=dict(enumerate(labels.names)),
-                label2id={name: index for index, name in enumerate(labels.names)},
+                num_labels=labels.width,
+                id2label=dict(enumerate(names)),
+                label2id={name: index for index, name in enumerate(names)},
                 problem_type=labels.problem_type,
                 # A head of another width, left by an earlier fine-tuning, gives way to the new one.
                 ignore_mismatched_sizes=True,
@@ -89,7 +95,12 @@ def load_classifier(
         ) from error
     _require_encoder(model, report, source)
     if own_class is not None:
-        _require_logits(model, len(labels.names))
+        _require_logits(model, labels.width)
+    if scale is not None and (head := find_head(model)) is not None:
+        name, layer = head
+        fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
+        if not fresh.intersection({f"{name}.weight", f"{name}.bias"}):
+            scale.unfold(layer)
     return model
 
 

@@ -47,6 +47,17 @@ def _is_import_path(path: str) -> str:
     return path
 
 
+def _inside(pattern: str | None, key: str) -> str | None:
+    """Check that a pattern of file names, or null, can only match below the folder that a key names."""
+    parts = Path(pattern or "").parts
+    if Path(pattern or "").is_absolute() or ".." in parts:
+        raise ValueError(f"{pattern!r} leaves {key}: write it as seen from there, for example **/*.csv")
+    if mixed := next((part for part in parts if "**" in part and part != "**"), None):
+        raise ValueError(f"** stands for whole folders: write **/{mixed.replace('**', '*')} for {mixed}")
+    return pattern
+
+
+PredictFormat = Literal["jsonl", "csv", "tsv", "parquet"]
 ImportPath = Annotated[str, AfterValidator(_is_import_path)]
 ImportPaths = Annotated[tuple[ImportPath, ...], Field(strict=False)]
 # The names of transformers.SchedulerType, which would take seconds to import; a test compares.
@@ -77,19 +88,25 @@ class Section(BaseModel):
 class Fetch(Section):
     """Where the data come from."""
 
-    source: Literal["sample", "hub", "none"]
-    """`sample`: BBC News, bundled with a package; `hub`: a Hugging Face data set; `none`: your own files."""
+    source: Literal["sample", "hub", "glue", "none"]
+    """`sample`: BBC News, bundled with a package; `hub`: a Hugging Face data set; `glue`: a task of the GLUE benchmark;
+    `none`: your own files."""
     name: str | None
-    """Data set id on the hub, for example `nyu-mll/glue`."""
+    """Data set id on the hub, for example `nyu-mll/glue`; or a GLUE task, for example `mrpc`."""
     config: str | None
     """Configuration of the data set on the hub, for example `mrpc`."""
     revision: str | None
     """Branch, tag or commit on the hub; the commit it resolves to is recorded."""
+    path: NonEmpty = "glue_data"
+    """A folder that holds a folder per GLUE task. DVC watches it, so it is always there, if empty: a dependency cannot
+    be null. A task that is not in it comes from the hub."""
 
     @model_validator(mode="after")
-    def _hub_needs_a_name(self) -> Fetch:
+    def _source_needs_a_name(self) -> Fetch:
         if self.source == "hub" and not self.name:
             raise ValueError("source hub needs fetch.name, for example nyu-mll/glue")
+        if self.source == "glue" and not self.name:
+            raise ValueError("source glue needs fetch.name, for example mrpc")
         return self
 
 
@@ -147,12 +164,7 @@ class Data(Section):
     @field_validator("pattern")
     @classmethod
     def _pattern_stays_inside(cls, pattern: str | None) -> str | None:
-        parts = Path(pattern or "").parts
-        if Path(pattern or "").is_absolute() or ".." in parts:
-            raise ValueError(f"{pattern!r} leaves data.path: write it as seen from there, for example **/*.csv")
-        if mixed := next((part for part in parts if "**" in part and part != "**"), None):
-            raise ValueError(f"** stands for whole folders: write **/{mixed.replace('**', '*')} for {mixed}")
-        return pattern
+        return _inside(pattern, "data.path")
 
     @field_validator("labels_path")
     @classmethod
@@ -388,10 +400,13 @@ class Train(Section):
     eval_strategy: Literal["epoch", "steps"]
     eval_steps: PositiveInt | None
     """Optimiser steps between evaluations when eval_strategy is `steps`."""
-    metric_for_best_model: str
-    """A metric of the validation split, for example `f1_macro`, `accuracy` or `loss`; the best checkpoint wins."""
+    metric_for_best_model: str | None
+    """A metric of the validation split, such as `accuracy` or `loss`, by which the best checkpoint wins; null is
+    `f1_macro` for classes and `pearson` in regression."""
     greater_is_better: bool | None
-    """Whether the best is the highest; null is false for `loss` and true for all others but one's own."""
+    """Whether the best is the highest; null is false for `loss`, `mse` and `mae`, true for all others but one's own."""
+    tune_thresholds: bool
+    """Multi-label classification: give each class the threshold with the best F1 on the validation split, not 0.5."""
     early_stopping_patience: PositiveInt | None
     """Evaluations without improvement after which training stops; null trains to the end."""
     logging_steps: PositiveInt
@@ -485,6 +500,9 @@ class Launch(Section):
         return self
 
 
+SliceKind = Literal["length", "source", "group", "script"]
+
+
 class Evaluate(Section):
     """How the final scores are computed."""
 
@@ -496,14 +514,31 @@ class Evaluate(Section):
     seed: Seed
     max_errors: Annotated[int, Field(ge=0)]
     """Wrong rows kept per split, worst first."""
+    slices: Annotated[tuple[SliceKind, ...], Field(strict=False)]
+    """By what each split is divided into parts that are scored on their own: `length` in tokens, `source` file, `group`
+    of data.group_by, writing system (`script`)."""
+    temperature_scaling: bool
+    """Fit a temperature on the validation split, and report calibration with and without it."""
 
 
 class Predict(Section):
     """What to classify with the trained model."""
 
     path: NonEmpty
-    """A CSV, TSV or JSON Lines file, labelled or not; `data/splits/test.parquet` is the test split."""
+    """Any file or folder that validate can read, labelled or not; `data/splits/test.parquet` is the test split."""
+    pattern: NonEmpty | None = None
+    """Which files in the folder predict.path, for example `test*.jsonl`; null takes its data files."""
     batch_size: PositiveInt
+    format: PredictFormat = "jsonl"
+    """What is written: `jsonl`, `csv`, `tsv` or `parquet`."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """Divides the logits behind the probabilities of classes, for better calibrated ones; no prediction changes. What
+    `evaluate.temperature_scaling` finds, it shows and writes to data/reports/calibration.json."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _pattern_stays_inside(cls, pattern: str | None) -> str | None:
+        return _inside(pattern, "predict.path")
 
 
 class Tracking(Section):
@@ -574,6 +609,15 @@ def load_params(path: Path = PARAMS_FILE) -> Params:
         ) from None
     except UnicodeDecodeError as error:
         raise SeqtrackError("not UTF-8", where=str(path), found=f"byte {error.object[error.start]:#x}") from None
+    return parse_params(text, path)
+
+
+def parse_params(text: str, path: Path = PARAMS_FILE) -> Params:
+    """Check what params.yaml holds, or is to hold; `path` is for messages.
+
+    Raises:
+        SeqtrackError: as `load_params` does.
+    """
     try:
         # YAML 1.2, as DVC reads and writes it: 5e-5 is a number there and a string in YAML 1.1.
         document = YAML(typ="rt").load(io.StringIO(text))

@@ -1,4 +1,4 @@
-"""From logits to probabilities and losses, in float64.
+"""From logits to probabilities and losses of classes, in float64.
 
 Promises: no overflow for any finite logits; needs numpy alone, so that predict does not depend on scikit-learn.
 """
@@ -31,6 +31,31 @@ def probabilities(logits: Logits) -> npt.NDArray[np.float64]:
         logits: [rows, classes], finite.
     """
     result: npt.NDArray[np.float64] = np.exp(log_probabilities(logits))
+    return result
+
+
+def sigmoid(logits: Logits) -> npt.NDArray[np.float64]:
+    """Return the logistic function of each logit, float64 of the same shape.
+
+    Args:
+        logits: finite.
+    """
+    exact = logits.astype(np.float64)
+    small = np.exp(-np.abs(exact))  # at most 1, so nothing overflows
+    result: npt.NDArray[np.float64] = np.where(exact >= 0, 1 / (1 + small), small / (1 + small))
+    return result
+
+
+def binary_row_losses(logits: Logits, targets: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """Return each row's binary cross entropy in nats, averaged over the classes, float64 [rows].
+
+    Args:
+        logits: [rows, classes], finite.
+        targets: 1 where a row is of a class, else 0, [rows, classes].
+    """
+    exact = logits.astype(np.float64)
+    losses = np.maximum(exact, 0) - exact * targets + np.log1p(np.exp(-np.abs(exact)))
+    result: npt.NDArray[np.float64] = losses.mean(axis=1)
     return result
 
 

@@ -30,10 +30,12 @@ from pipeline.checkpoint_writer import CheckpointWriter
 from pipeline.checkpoints import CheckpointStore, CurvePoint, Evaluation, Snapshot, TrainingState
 from pipeline.console import facts, progress, say
 from pipeline.control import Processes
+from pipeline.decisions import tune_thresholds
 from pipeline.distributed_eval import distributed_logits
 from pipeline.errors import SeqtrackError, Stopped
+from pipeline.labels import LabelSet
 from pipeline.losses import Criterion
-from pipeline.metrics import OwnMetric, classification_metrics, is_maximized
+from pipeline.metrics import OwnMetric, default_metric, is_maximized, task_metrics
 from pipeline.optimization import (
     NamedOptimizer,
     advance,
@@ -43,8 +45,11 @@ from pipeline.optimization import (
     schedule_in_words,
 )
 from pipeline.params import Train, parse_interval
+from pipeline.probabilities import sigmoid
+from pipeline.scaling import Scale
 from pipeline.sharding import is_sharded, set_up_sharding, whole
 from pipeline.signals import StopSignals
+from pipeline.targets import Targets
 from pipeline.tokens import TokenStore
 
 
@@ -54,11 +59,11 @@ class LabelledRows:
 
     Attributes:
         positions: where their tokens lie in the token store, int64, shape (rows,).
-        labels: class ids, int64, shape (rows,).
+        labels: see `pipeline.targets.Targets`; numbers to learn from are standardised, float32 [rows].
     """
 
     positions: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
+    labels: Targets
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -89,22 +94,29 @@ class Job:
         tokens: tokenized rows.
         train: rows to learn from, at least one.
         validation: rows to score on, at least one.
-        label_names: class names in id order.
+        labels: the label set, which knows the task.
         recipe: the `train` section.
         checkpoints: where state is saved.
         criterion: the loss.
         metrics: the user's own, scored beside the built-in ones.
+        scale: in regression, what takes the model's outputs back to the scale of the validation rows' labels.
     """
 
     model: PreTrainedModel
     tokens: TokenStore
     train: LabelledRows
     validation: LabelledRows
-    label_names: tuple[str, ...]
+    labels: LabelSet
     recipe: Train
     checkpoints: CheckpointStore
     criterion: Criterion = field(default_factory=Criterion)
     metrics: tuple[OwnMetric, ...] = ()
+    scale: Scale = field(default_factory=Scale)
+
+    @property
+    def best_by(self) -> str:
+        """The metric whose best value on the validation split chooses the model."""
+        return self.recipe.metric_for_best_model or default_metric(self.labels.problem_type)
 
 
 def plan_of(rows: int, recipe: Train, world_size: int) -> BatchPlan:
@@ -215,7 +227,7 @@ class _Trainer:
         )
         # Not prepared: accelerate would step it once per process, and it must count optimisation steps. Built first:
         # it wraps the optimiser's step, and so does accelerate's loss scaling.
-        self.maximized = is_maximized(self.recipe.metric_for_best_model, self.recipe.greater_is_better)
+        self.maximized = is_maximized(job.best_by, self.recipe.greater_is_better)
         self.scheduler: LRScheduler = build_scheduler(
             self.named.optimizer, self.recipe, self.plan.total_steps, maximize=self.maximized
         )
@@ -259,8 +271,8 @@ class _Trainer:
                 ),
                 ("learning rate", schedule_in_words(recipe, plan.total_steps)),
                 ("optimiser", recipe.custom.optimizer or type(self.named.optimizer).__name__),
-                ("loss", self.job.criterion.in_words(self.job.label_names)),
-                ("best model by", f"{'highest' if self.maximized else 'lowest'} {recipe.metric_for_best_model}"),
+                ("loss", self.job.criterion.in_words(self.job.labels.names)),
+                ("best model by", f"{'highest' if self.maximized else 'lowest'} {self.job.best_by}"),
                 ("precision", accelerator.mixed_precision),
                 ("threads", f"{torch.get_num_threads()} per process"),
                 ("checkpoints", f"{self.job.checkpoints.folder} every {recipe.checkpoint.every}"),
@@ -481,7 +493,7 @@ class _Trainer:
         point = CurvePoint(
             step=state.step,
             epoch=self.plan.epoch_at(state.step),
-            loss=state.curve_loss / state.curve_weight,
+            loss=self.criterion.scale * state.curve_loss / state.curve_weight,
             learning_rate=self.learning_rate,
             grad_norm=None if skipped else grad_norm,
         )
@@ -493,7 +505,7 @@ class _Trainer:
 
     def _evaluate(self) -> bool:
         """Score the validation split; return whether it is the best so far."""
-        state, name = self.state, self.recipe.metric_for_best_model
+        state, name = self.state, self.job.best_by
         paused = time.perf_counter()
         size = self.recipe.per_device_eval_batch_size
         found, remedy = f"train.per_device_eval_batch_size: {size}", "lower train.per_device_eval_batch_size"
@@ -507,12 +519,12 @@ class _Trainer:
             )
         if not np.isfinite(logits).all():
             raise self._diverged(f"the outputs for the validation split after step {state.step:,} are not finite")
-        metrics = classification_metrics(logits, self.job.validation.labels, self.job.label_names, self.job.metrics)
+        metrics = self._scores(logits)
         self.clock.started += time.perf_counter() - paused  # throughput is that of training
         evaluation = Evaluation(
             step=state.step,
             epoch=self.plan.epoch_at(state.step),
-            train_loss=state.evaluation_loss / state.evaluation_weight,
+            train_loss=self.criterion.scale * state.evaluation_loss / state.evaluation_weight,
             learning_rate=self.learning_rate,
             metrics=metrics,
         )
@@ -528,6 +540,16 @@ class _Trainer:
         for listener in self.listeners:
             listener.on_evaluation(evaluation)
         return improved
+
+    def _scores(self, logits: npt.NDArray[np.float32]) -> dict[str, float]:
+        """Score outputs for the validation split as those of the model that would be exported now."""
+        job, targets, thresholds = self.job, self.job.validation.labels, None
+        if job.labels.problem_type == "regression":
+            logits = job.scale.restored(logits)
+        elif job.labels.problem_type == "multi_label_classification" and job.recipe.tune_thresholds:
+            # At 0.5 a rare class is often in no row's set for epochs, and equal scores would tell nothing.
+            thresholds = tune_thresholds(sigmoid(logits), targets)
+        return task_metrics(job.labels, logits, targets, job.metrics, thresholds)
 
     def _save(self) -> None:
         self.last_checkpoint = time.monotonic()

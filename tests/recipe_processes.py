@@ -27,7 +27,7 @@ def norms_and_losses(toy: Toy, processes: Accelerator, folder: Path) -> dict[str
     """Train an epoch; a gradient's norm and the loss stand for each step."""
     train = recipe(**CHANGES)
     job = toy.job(folder / "checkpoints", train, toy.model(dropout=False).double())
-    criterion = build_criterion(train, LABELS.names, toy.train.labels)
+    criterion = build_criterion(train, LABELS, toy.train.labels)
     state = fit(Job(**{**vars(job), "criterion": criterion}), processes, [])
     return {"norms": [point.grad_norm for point in state.curve], "losses": [point.loss for point in state.curve]}
 

@@ -19,13 +19,14 @@ from accelerate import DistributedType
 from transformers import pipeline
 
 from pipeline import fine_tuning
+from pipeline.columns import Columns, write_columns
 from pipeline.errors import SeqtrackError
 from pipeline.fine_tuning import fine_tune
 from pipeline.inference import Classifier
 from pipeline.labels import LabelSet
 from pipeline.outputs import folder_digest, read_manifest, write_manifest
 from pipeline.params import Model, Tokenize, Tracking
-from pipeline.paths import LABELS, MODEL, REPORTS, ROWS, SPLITS, TOKENIZED, VALIDATED, state
+from pipeline.paths import COLUMNS, LABELS, MODEL, REPORTS, ROWS, SPLITS, TOKENIZED, VALIDATED, state
 from pipeline.rows import write_parquet
 from pipeline.tokenization import tokenize_rows
 from tests.canonical import Row, table
@@ -33,6 +34,7 @@ from tests.tiny import save_tiny_encoder
 from tests.toy import FILLER, WORDS, accelerator, recipe
 
 NAMES = ("bad", "good", "other")
+SINGLE = LabelSet(problem_type="single_label_classification", names=NAMES)
 # What train says of processes with divided weights: their kind, FSDP's version, precision, changes to the recipe.
 DIVIDED: dict[str, tuple[DistributedType, int, str, dict[str, Any]]] = {
     "launch.config_file: train cannot save or resume what DEEPSPEED": (DistributedType.DEEPSPEED, 0, "no", {}),
@@ -63,13 +65,14 @@ def write_split(name: str, ids: list[str]) -> None:
     write_parquet(pa.table({"row_id": pa.array(ids, pa.string())}), SPLITS / f"{name}.parquet")
 
 
-def prepare(model: Path) -> None:
+def prepare(model: Path, labels: LabelSet = SINGLE, content: pa.Table | None = None) -> None:
     """Write what the stages before train write, into the working folder."""
     for folder in (VALIDATED, SPLITS):
-        folder.mkdir(parents=True)
-    content = table(rows())
+        folder.mkdir(parents=True, exist_ok=True)
+    content = table(rows()) if content is None else content
     write_parquet(content, ROWS)
-    LabelSet(problem_type="single_label_classification", names=NAMES).write(LABELS)
+    labels.write(LABELS)
+    write_columns(COLUMNS, Columns(text="text", text_pair=None, label="label", split=None))
     ids = content["row_id"].to_pylist()
     for name, chosen in (("train", ids[:20]), ("validation", ids[20:29]), ("test", ids[29:])):
         write_split(name, chosen)

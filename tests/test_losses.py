@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import SeqtrackError
+from pipeline.labels import LabelSet
 from pipeline.losses import Criterion, build_criterion
 from tests.toy import recipe
 
-NAMES = ("ham", "spam", "other")
+NAMES = LabelSet(problem_type="single_label_classification", names=("ham", "spam", "other"))
 LABELS = np.array([0, 0, 0, 0, 1, 2, 2])
 OWN = """
 import torch
@@ -168,3 +169,80 @@ def test_a_loss_that_is_none_is_one_line(own: str, path: str, problem: str) -> N
     assert str(caught.value).startswith("params.yaml: train.custom.loss: ")
     assert "\n" not in str(caught.value)
     assert problem in str(caught.value)
+
+
+SETS = LabelSet(problem_type="multi_label_classification", names=("ham", "spam", "other"))
+NUMBERS = LabelSet(problem_type="regression", names=())
+
+
+@given(
+    rows=st.integers(1, 12),
+    cuts=st.lists(st.integers(0, 12), max_size=4),
+    smoothing=st.sampled_from([0.0, 0.2]),
+    weights=st.sampled_from([None, "balanced", {"spam": 5.0}]),
+    seed=st.integers(0, 99),
+)
+def test_sets_add_up_to_torch_over_the_whole_batch(
+    rows: int, cuts: list[int], smoothing: float, weights: Any, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(rows, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(2, (rows, 3), generator=generator).float()
+    criterion = build_criterion(recipe(label_smoothing_factor=smoothing, class_weights=weights), SETS, targets.numpy())
+    by_class = None if criterion.class_weights is None else criterion.class_weights.double()
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits, targets.double() * (1 - smoothing) + smoothing / 2, pos_weight=by_class
+    )
+    (wanted,) = torch.autograd.grad(expected, logits)
+    total = criterion.total_weight(targets.numpy())
+    for start, end in itertools.pairwise([0, *sorted(min(cut, rows) for cut in cuts), rows]):
+        if start < end:
+            (criterion.summed(logits[start:end], targets[start:end]) / total).backward()
+    assert (criterion.summed(logits, targets) / total).item() == pytest.approx(expected.item(), rel=1e-12)
+    assert logits.grad is not None
+    assert torch.allclose(logits.grad, wanted, rtol=0, atol=1e-12)
+
+
+def test_numbers_have_the_mean_squared_error() -> None:
+    logits, targets = torch.tensor([[1.0], [2.0], [5.0]]), torch.tensor([1.0, 4.0, 4.0])
+    criterion = build_criterion(recipe(), NUMBERS, targets.numpy())
+    assert criterion.summed(logits, targets).item() == 5.0
+    assert criterion.total_weight(targets.numpy()) == 3.0
+    assert (criterion.scale, criterion.reported_by(10.0).scale) == (1.0, 100.0)
+
+
+def test_balanced_sets_weigh_rows_of_a_class_like_the_others() -> None:
+    targets = np.array([[1, 1, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]], np.float32)
+    criterion = build_criterion(recipe(class_weights="balanced"), SETS, targets)
+    assert criterion.class_weights is not None
+    assert criterion.class_weights.tolist() == [3.0, 1.0, 1.0]  # no row is not of spam, none is of other
+
+
+def test_the_users_own_gets_what_the_task_has(own: str, tmp_path: Path) -> None:
+    (tmp_path / "own_losses.py").write_text(
+        "import torch\n"
+        "seen = []\n"
+        "def squares(logits, labels):\n"
+        "    seen.append((tuple(logits.shape), tuple(labels.shape), labels.dtype))\n"
+        "    losses = (logits - labels) ** 2\n"
+        "    return losses if losses.ndim == 1 else losses.sum(1)\n"
+    )
+    custom = recipe().custom.model_copy(update={"loss": f"{own}:squares"}).model_dump()
+    criterion = build_criterion(recipe(custom=custom), NUMBERS, np.zeros(3))
+    assert criterion.summed(torch.tensor([[3.0], [1.0]]), torch.tensor([1.0, 1.0])).item() == 4.0
+    assert criterion.reported_by(10.0).scale == 1.0
+    build_criterion(recipe(custom=custom), SETS, np.zeros((3, 3), np.float32))
+    assert sys.modules[own].seen == [
+        ((2,), (2,), torch.float32),
+        ((2,), (2,), torch.float32),
+        ((2, 3), (2, 3), torch.float32),
+    ]
+    with pytest.raises(SeqtrackError, match=r"train.class_weights: a loss of your own for several labels gives one"):
+        build_criterion(recipe(custom=custom, class_weights="balanced"), SETS, np.zeros((3, 3), np.float32))
+
+
+@pytest.mark.parametrize("changes", [{"class_weights": "balanced"}, {"label_smoothing_factor": 0.1}])
+def test_what_needs_classes(changes: dict[str, Any]) -> None:
+    key = next(iter(changes))
+    with pytest.raises(SeqtrackError, match=rf"^params.yaml: train.{key}: there are no classes in regression; set it"):
+        build_criterion(recipe(**changes), NUMBERS, np.zeros(3))

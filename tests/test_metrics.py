@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn import metrics as sk
 
-from pipeline.bootstrap import bootstrap_intervals, count_outcomes, scores
+from pipeline.labels import LabelSet
 from pipeline.metrics import class_scores, classification_metrics, confusion, is_maximized, metric_names
 from pipeline.probabilities import probabilities
 
@@ -31,6 +31,10 @@ outcomes = st.integers(2, 6).flatmap(
 
 def names(logits: Floats) -> tuple[str, ...]:
     return tuple(f"c{i}" for i in range(logits.shape[1]))
+
+
+def classes(count: int) -> LabelSet:
+    return LabelSet(problem_type="single_label_classification", names=tuple(f"c{i}" for i in range(count)))
 
 
 @settings(max_examples=40, deadline=None)
@@ -53,7 +57,7 @@ def test_equal_to_scikit_learn(outcome: tuple[Floats, Ids]) -> None:
     exact = logits.astype(np.float64)
     expected["loss"] = np.mean(np.log(np.exp(exact).sum(axis=1)) - exact[np.arange(len(labels)), labels])
     assert ours == pytest.approx(expected, rel=1e-12, abs=1e-12)
-    assert tuple(sorted(ours)) == tuple(sorted(metric_names(logits.shape[1])))
+    assert tuple(sorted(ours)) == tuple(sorted(metric_names(classes(logits.shape[1]))))
 
 
 @settings(max_examples=40, deadline=None)
@@ -68,16 +72,6 @@ def test_class_scores_and_confusion_equal_to_scikit_learn(outcome: tuple[Floats,
     matrix = confusion(logits, labels, names(logits))
     assert [c.support for c in found] == matrix.sum(axis=1).tolist()
     assert [c.predicted for c in found] == matrix.sum(axis=0).tolist()
-
-
-@settings(max_examples=40, deadline=None)
-@given(outcomes)
-def test_bootstrap_counts_give_the_same_metrics(outcome: tuple[Floats, Ids]) -> None:
-    logits, labels = outcome
-    ours = scores(count_outcomes(labels, logits.argmax(axis=1), logits.shape[1]))
-    expected = classification_metrics(logits, labels, names(logits))
-    del expected["loss"]
-    assert {name: float(value) for name, value in ours.items()} == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
 def test_loss_survives_logits_that_overflow_a_naive_softmax() -> None:
@@ -95,55 +89,7 @@ def test_global_random_state_is_left_alone() -> None:
 
 
 def test_only_the_loss_is_better_when_lower() -> None:
-    assert [name for name in metric_names(2) if not is_maximized(name, None)] == ["loss"]
-
-
-def random_outcome(rows: int, classes: int, seed: int = 0, signal: float = 1.5) -> tuple[Floats, Ids]:
-    generator = np.random.default_rng(seed)
-    labels = generator.integers(classes, size=rows)
-    logits = generator.normal(size=(rows, classes))
-    logits[np.arange(rows), labels] += signal
-    return logits.astype(np.float32), labels
-
-
-def test_intervals_repeat_and_depend_on_the_seed() -> None:
-    logits, labels = random_outcome(80, 3)
-    first = bootstrap_intervals(logits, labels, samples=200, confidence=0.95, seed=5)
-    assert first == bootstrap_intervals(logits, labels, samples=200, confidence=0.95, seed=5)
-    assert first != bootstrap_intervals(logits, labels, samples=200, confidence=0.95, seed=6)
-
-
-@pytest.mark.parametrize("classes", [2, 4])
-def test_intervals_cover_every_metric_and_contain_its_value(classes: int) -> None:
-    logits, labels = random_outcome(300, classes)
-    values = classification_metrics(logits, labels, names(logits))
-    intervals = bootstrap_intervals(logits, labels, samples=300, confidence=0.95, seed=1)
-    assert intervals.keys() == values.keys()
-    for name, (low, high) in intervals.items():
-        assert low < values[name] < high, name
-
-
-def test_accuracy_interval_agrees_with_the_binomial() -> None:
-    logits, labels = random_outcome(1000, 2)
-    accuracy = classification_metrics(logits, labels, ("a", "b"))["accuracy"]
-    low, high = bootstrap_intervals(logits, labels, samples=2000, confidence=0.95, seed=1)["accuracy"]
-    half = 1.96 * np.sqrt(accuracy * (1 - accuracy) / 1000)
-    assert (low, high) == pytest.approx((accuracy - half, accuracy + half), abs=0.006)
-
-
-def test_more_confidence_is_a_wider_interval() -> None:
-    logits, labels = random_outcome(200, 3)
-    widths = []
-    for confidence in (0.8, 0.95):
-        low, high = bootstrap_intervals(logits, labels, samples=500, confidence=confidence, seed=1)["f1_macro"]
-        widths.append(high - low)
-    assert widths[0] < widths[1]
-
-
-def test_a_perfect_split_has_no_width() -> None:
-    logits = np.eye(4, dtype=np.float32).repeat(5, axis=0) * 9
-    intervals = bootstrap_intervals(logits, np.arange(4).repeat(5), samples=100, confidence=0.95, seed=1)
-    assert intervals["accuracy"] == intervals["f1_macro"] == (1.0, 1.0)
+    assert [name for name in metric_names(classes(2)) if not is_maximized(name, None)] == ["loss"]
 
 
 @given(hnp.arrays(np.float32, (5, 3), elements=st.floats(-1e4, 1e4, width=32)))

@@ -78,7 +78,12 @@ def test_learning_rates_are_numbers_as_people_write_them(tmp_path: Path, number:
             "train.learning_rat: unknown key (did you mean train.learning_rate?)",
         ),
         ("split", "test", "tets: 0.1", "split.ratios.tets: unknown key (did you mean split.ratios.test?)"),
-        ("predict", "batch_size", "zzz: 1", "predict.zzz: unknown key; expected one of path, batch_size"),
+        (
+            "predict",
+            "batch_size",
+            "zzz: 1",
+            "predict.zzz: unknown key; expected one of path, pattern, batch_size, format, temperature",
+        ),
         # Types.
         (
             "train",
@@ -164,6 +169,14 @@ def test_learning_rates_are_numbers_as_people_write_them(tmp_path: Path, number:
             "launch: num_processes 2 needs launch.multi_gpu: true, on a CPU too",
         ),
         ("fetch", "source", "source: hub", "fetch: source hub needs fetch.name, for example nyu-mll/glue"),
+        ("fetch", "source", "source: glue", "fetch: source glue needs fetch.name, for example mrpc"),
+        ("predict", "pattern", "pattern: ../*.csv", "predict.pattern: '../*.csv' leaves predict.path"),
+        (
+            "predict",
+            "format",
+            "format: xlsx",
+            "predict.format: invalid value; expected one of jsonl, csv, tsv, parquet",
+        ),
         (
             "train",
             "every",

@@ -104,7 +104,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
     """Make evaluations give these losses, one after the other."""
     script = iter(losses)
     scores: Callable[..., dict[str, float]] = lambda *_: {"loss": next(script)}  # noqa: E731
-    monkeypatch.setattr(training, "classification_metrics", scores)
+    monkeypatch.setattr(training, "task_metrics", scores)
 
 
 def test_loss_is_better_when_lower_and_equals_keep_the_earlier(

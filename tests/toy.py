@@ -60,9 +60,10 @@ class Toy:
     tokens: TokenStore
     train: LabelledRows
     validation: LabelledRows
+    labels: LabelSet = LABELS
 
     def model(self, *, seed: int = 1, dropout: bool = True) -> PreTrainedModel:
-        model = load_classifier(self.source, LABELS, seed=seed, trust_remote_code=False)
+        model = load_classifier(self.source, self.labels, seed=seed, trust_remote_code=False)
         if not dropout:
             for module in model.modules():
                 if isinstance(module, torch.nn.Dropout):
@@ -75,7 +76,7 @@ class Toy:
             tokens=self.tokens,
             train=self.train,
             validation=self.validation,
-            label_names=LABELS.names,
+            labels=self.labels,
             recipe=recipe,
             checkpoints=CheckpointStore(checkpoints, keep=recipe.checkpoint.keep),
         )
