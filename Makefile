@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test test-slow lint format ui
+.PHONY: help setup repro preset classify glue-zip test test-slow lint format ui
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,15 @@ repro: $(STAMP) ## Run the pipeline: only stages whose inputs, params or code ch
 	@python -m pipeline.params
 	dvc repro
 	@python -m pipeline.next_steps
+
+preset: $(STAMP) ## Set params.yaml up for a task: NAME=mrpc, perhaps SET="fetch.path=/data/glue"; no NAME lists them
+	@python -m stages.preset $(NAME) $(SET)
+
+classify: $(STAMP) ## Classify lines of standard input: echo "a text" | make classify, perhaps MODEL=runs:/<run_id>
+	@python -m stages.classify $(if $(MODEL),--model $(MODEL))
+
+glue-zip: $(STAMP) ## Collect GLUE submission files of all tasks into submission.zip; FROM= names files that go first
+	@python -m stages.glue_zip $(FROM)
 
 test: $(STAMP) ## Run the tests
 	python -m pytest -m "not slow"

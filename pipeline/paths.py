@@ -16,6 +16,7 @@ FETCHED = DATA / "fetched"
 VALIDATED = DATA / "validated"
 ROWS = VALIDATED / "rows.parquet"
 LABELS = VALIDATED / "labels.json"
+COLUMNS = VALIDATED / "columns.json"
 REJECTED = VALIDATED / "rejected.jsonl"
 SPLITS = DATA / "splits"
 TOKENIZED = DATA / "tokenized"
@@ -23,6 +24,7 @@ MODEL = DATA / "model"
 REPORTS = DATA / "reports"
 PREDICTIONS = DATA / "predictions"
 PARAMS_FILE = Path("params.yaml")
+PRESETS = Path("presets")
 
 SPLIT_NAMES = ("train", "validation", "test")
 

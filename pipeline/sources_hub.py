@@ -85,15 +85,21 @@ def write_splits(splits: DatasetDict, folder: Path) -> dict[str, int]:
     return {f"{name}.jsonl": _write_split(splits[name], folder / f"{name}.jsonl") for name in sorted(splits)}
 
 
-def _write_split(split: Dataset, file: Path) -> int:
+def split_rows(split: Dataset) -> Iterator[dict[str, Any]]:
+    """Iterate over the rows of a split, with class names for class ids."""
     converters = {column: convert for column, feature in split.features.items() if (convert := _converter(feature))}
+    # As Arrow: the library's own decoding would import what images and sound need, only for writing to fail.
+    for table in split.with_format("arrow").iter(batch_size=1000):
+        for row in table.to_pylist():
+            for column, convert in converters.items():
+                row[column] = convert(row[column])
+            yield row
+
+
+def _write_split(split: Dataset, file: Path) -> int:
     with file.open("wb") as stream:
-        # As Arrow: the library's own decoding would import what images and sound need, only to fail below.
-        for table in split.with_format("arrow").iter(batch_size=1000):
-            for row in table.to_pylist():
-                for column, convert in converters.items():
-                    row[column] = convert(row[column])
-                stream.write(_json_line(row, file.name))
+        for row in split_rows(split):
+            stream.write(_json_line(row, file.name))
     return len(split)
 
 

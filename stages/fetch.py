@@ -1,9 +1,11 @@
-"""Bring the data here: the bundled sample, a data set from the Hugging Face hub, or nothing.
+"""Bring the data here: the bundled sample, a data set from the Hugging Face hub, a GLUE task, or nothing.
 
-Reads   fetch.source (params.yaml): sample | hub | none; for hub also fetch.name, fetch.config, fetch.revision,
-        and HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN from the environment
+Reads   fetch.source (params.yaml): sample | hub | glue | none; for hub also fetch.name, fetch.config, fetch.revision,
+        and HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN from the environment; for glue fetch.name and the task's folder in
+        fetch.path, or the hub where there is none
 Writes  data/fetched/*.jsonl            one file per split, one JSON object a line
-        data/fetched/manifest.json      where they come from, the exact commit, row counts, digests
+        data/fetched/ax/test_ax.jsonl   with MNLI, GLUE's diagnostic set: for predict alone
+        data/fetched/manifest.json      where they come from, the exact commit, row counts, digests, rows left out
 
 The sample (BBC News) comes with a package and needs no network. With none, set data.path to your own files.
 """

@@ -105,6 +105,24 @@ def test_hub(fetch: Fetch, tmp_path: Path) -> None:
         assert contents(folder) == first  # a failure leaves what was there
 
 
+def test_glue_from_files_and_without_any(fetch: Fetch, tmp_path: Path) -> None:
+    (tmp_path / "glue/CoLA").mkdir(parents=True)
+    (tmp_path / "glue/CoLA/train.tsv").write_text("gj04\t1\t\tWe go.\ngj04\t0\t*\tGo we.\n")
+    process = fetch(source="glue", name="Cola", path="glue")
+    assert process.stdout.splitlines()[-2:] == ["fetch: CoLA from glue/CoLA", "data/fetched/train.jsonl: 2 rows"]
+    folder = tmp_path / "data/fetched"
+    assert [row["label"] for row in read(folder / "train.jsonl")] == ["acceptable", "unacceptable"]
+    first = contents(folder)
+    fetch(source="glue", name="Cola", path="glue")
+    assert contents(folder) == first
+    process = fetch(source="glue", name="rte", path="glue", offline="1", code=1)
+    assert "fetch: RTE from the hub (nyu-mll/glue): there is no folder glue/RTE" in process.stdout
+    assert "HF_HUB_OFFLINE forbids" in process.stderr
+    assert contents(folder) == first
+    process = fetch(source="glue", name="rt", path="glue", code=1)
+    assert process.stderr.startswith("error: params.yaml: fetch.name: no GLUE task 'rt' (did you mean RTE?)")
+
+
 @pytest.mark.parametrize("offline", ["0", "1"])
 def test_no_hub(fetch: Fetch, tmp_path: Path, offline: str) -> None:
     with socket.socket() as taken:
