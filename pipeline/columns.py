@@ -9,11 +9,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from pipeline.errors import SeqtrackError
+from pipeline.outputs import read_json, write_json
 from pipeline.params import Data
 from pipeline.reading_base import shorten
 
@@ -78,6 +79,31 @@ class Columns:
     text_pair: str | None
     label: str | None
     split: str | None
+
+
+def write_columns(path: Path, columns: Columns) -> None:
+    """Write which column played which part, for predict to find them again in other files."""
+    write_json(path, asdict(columns))
+
+
+def read_columns(path: Path) -> Columns | None:
+    """Read what `write_columns` wrote; None where there is no such file, as beside models of other hands.
+
+    Raises:
+        SeqtrackError: the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    match read_json(path):
+        case {
+            "text": str(text),
+            "text_pair": str() | None as pair,
+            "label": str() | None as label,
+            "split": str() | None as split,
+        }:
+            return Columns(text=text, text_pair=pair, label=label, split=split)
+        case found:
+            raise SeqtrackError("not columns", where=str(path), found=str(found)[:80], fix="run `dvc repro`")
 
 
 def made_up_name(number: int, part: str | None = None) -> str:

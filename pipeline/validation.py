@@ -22,7 +22,7 @@ from pipeline.checks import REJECTING, judge
 from pipeline.checks_run import findings_on_the_whole
 from pipeline.checks_text import TextFacts, mojibake_snippet, text_facts, unusual_snippet
 from pipeline.checks_told import failed, failure
-from pipeline.columns import split_of_value
+from pipeline.columns import split_of_value, write_columns
 from pipeline.errors import SeqtrackError
 from pipeline.input_files import InputFile, find_input_files
 from pipeline.label_index import LabelIndex, settle, with_canonical_numbers
@@ -94,7 +94,7 @@ def validate(data: Data, limits: Validate, folder: Path) -> ValidationReport:
     Args:
         data: which files, and what their columns mean.
         limits: how much may be rejected, and what each check does when it finds something.
-        folder: an empty folder; gets rows.parquet, labels.json, rejected.jsonl and manifest.json.
+        folder: an empty folder; gets rows.parquet, labels.json, columns.json, rejected.jsonl and manifest.json.
 
     Raises:
         ChecksFailedError: too many rows are rejected, or a check finds something under policy error.
@@ -121,6 +121,7 @@ def validate(data: Data, limits: Validate, folder: Path) -> ValidationReport:
         setting = f"validate.policy.{name}: {'drop' if name in REJECTING else 'warn'}"
         raise ChecksFailedError(report, failure(failures, data.path, setting))
     index.label_set().write(folder / paths.LABELS.name)
+    write_columns(folder / paths.COLUMNS.name, report.columns)
     write_manifest(
         folder,
         inputs={file.name: file.format.digest(file.path) for file in files},

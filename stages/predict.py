@@ -1,18 +1,22 @@
-"""Classify every row of a split or of any data file, labelled or not.
+"""Apply the trained model to every row of a split, or of any files, labelled or not.
 
-Reads:  data/model, predict.path (a split in data/splits with data/validated/rows.parquet, or a CSV, TSV or JSON Lines
-        file)
-Writes: data/predictions/ (<name>.jsonl with id, label, probabilities and model digest; manifest);
-        row count and time in the MLflow run
+Reads:  data/model, predict.path (a split in data/splits with data/validated/rows.parquet, or any file or folder that
+        validate can read; predict.pattern chooses files in a folder)
+Writes: data/predictions/ (<name>.<predict.format> with id, label or score, probabilities and model digest; manifest;
+        for test sets of GLUE submission/<TASK>.tsv, also kept in .seqtrack/submission); row count and time in the
+        MLflow run
 """
 
 import time
 from pathlib import Path
 
+from pipeline.columns import read_columns
 from pipeline.inference import Classifier
 from pipeline.params import Params
-from pipeline.paths import MODEL, PREDICTIONS, ROWS
-from pipeline.prediction import open_source, predict_source
+from pipeline.paths import COLUMNS, MODEL, PREDICTIONS, ROWS
+from pipeline.prediction import predict_sources
+from pipeline.prediction_input import open_sources
+from pipeline.submission import keep
 from pipeline.tracking import tracked_run
 from stages.runner import run_stage
 
@@ -20,8 +24,11 @@ from stages.runner import run_stage
 def predict(params: Params) -> None:
     """Run the stage."""
     started = time.perf_counter()
-    source = open_source(Path(params.predict.path), params.data, rows=ROWS)
-    predictions = predict_source(Classifier.load(MODEL), source, PREDICTIONS, batch_size=params.predict.batch_size)
+    settings = params.predict
+    trained = read_columns(MODEL / COLUMNS.name)
+    sources = open_sources(Path(settings.path), params.data, rows=ROWS, pattern=settings.pattern, trained=trained)
+    predictions = predict_sources(Classifier.load(MODEL), sources, PREDICTIONS, settings)
+    keep(predictions.submissions)
     with tracked_run(predictions.run_key, params.tracking.experiment_name) as run:
         run.log_params(params.flat("predict"))
         run.log_metrics({"predict/rows": predictions.rows})

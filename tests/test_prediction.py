@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import ast
+import csv
+import gzip
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from pipeline import prediction
+from pipeline.columns import Columns
 from pipeline.errors import SeqtrackError
 from pipeline.inference import Classifier
 from pipeline.outputs import folder_digest, read_manifest, sha256_file
-from pipeline.params import Data
-from pipeline.prediction import Predictions, open_source, predict_source
+from pipeline.params import Data, Predict
+from pipeline.prediction import Predictions, predict_sources
+from pipeline.prediction_input import open_sources
 from tests.tiny import save_tiny_classifier
 from tests.world import World
 
@@ -36,9 +42,26 @@ def classifier(folder: Path) -> Classifier:
     return Classifier.load(folder)
 
 
-def predict(classifier: Classifier, path: Path, data: Data = COLUMNS, batch_size: int = 4) -> Predictions:
-    source = open_source(path, data, rows=path.parent / "rows.parquet")
-    return predict_source(classifier, source, path.parent / "predictions", batch_size=batch_size)
+def predict(
+    classifier: Classifier,
+    path: Path,
+    data: Data = COLUMNS,
+    *,
+    trained: Columns | None = None,
+    out: Path | None = None,
+    **settings: Any,
+) -> Predictions:
+    """Predict what is at a path, into a folder beside it."""
+    settings = {"path": str(path), "batch_size": 4} | settings
+    pattern = settings.get("pattern")
+    sources = open_sources(path, data, rows=path.parent / "rows.parquet", pattern=pattern, trained=trained)
+    return predict_sources(classifier, sources, out or path.parent / "predictions", Predict(**settings))
+
+
+def predict_split(world: World) -> Predictions:
+    root = world.folder
+    sources = open_sources(root / "splits" / "test.parquet", COLUMNS, rows=root / "rows.parquet")
+    return predict_sources(world.classifier, sources, root / "predictions", Predict(path="unused", batch_size=7))
 
 
 def lines_of(file: Path) -> list[dict[str, Any]]:
@@ -57,8 +80,8 @@ def write_csv(path: Path, header: str, rows: list[str]) -> Path:
 
 def test_every_row_gets_its_own_prediction_in_order(classifier: Classifier, tmp_path: Path) -> None:
     done = predict(classifier, write_jsonl(tmp_path / "new.jsonl", [{"text": text} for text in TEXTS]))
-    assert done.file == tmp_path / "predictions" / "new.jsonl"
-    found = lines_of(done.file)
+    assert done.files[0] == tmp_path / "predictions" / "new.jsonl"
+    found = lines_of(done.files[0])
     assert [line["id"] for line in found] == list(range(len(TEXTS)))
     for text, line in zip(TEXTS, found, strict=True):
         inputs = classifier.encoder.tokenizer(text, truncation=True, max_length=32, return_tensors="pt")
@@ -75,25 +98,25 @@ def test_output_does_not_depend_on_where_windows_end(
     classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write_jsonl(tmp_path / "new.jsonl", [{"text": text} for text in TEXTS])
-    whole = [line["label"] for line in lines_of(predict(classifier, file).file)]
+    whole = [line["label"] for line in lines_of(predict(classifier, file).files[0])]
     monkeypatch.setattr(prediction, "WINDOW_BATCHES", 1)
-    assert [line["label"] for line in lines_of(predict(classifier, file, batch_size=3).file)] == whole
+    assert [line["label"] for line in lines_of(predict(classifier, file, batch_size=3).files[0])] == whole
 
 
 def test_the_same_input_gives_the_same_bytes(classifier: Classifier, tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "new.jsonl", [{"text": text} for text in TEXTS])
-    first = predict(classifier, file).file.read_bytes()
+    first = predict(classifier, file).files[0].read_bytes()
     manifest = (tmp_path / "predictions" / "manifest.json").read_bytes()
-    assert predict(classifier, file).file.read_bytes() == first
+    assert predict(classifier, file).files[0].read_bytes() == first
     assert (tmp_path / "predictions" / "manifest.json").read_bytes() == manifest
     assert str(tmp_path).encode() not in manifest
 
 
 def test_labels_in_the_file_change_nothing(classifier: Classifier, tmp_path: Path) -> None:
     rows = [f'"{text.replace(chr(34), "")}"' for text in TEXTS]
-    without = predict(classifier, write_csv(tmp_path / "a.csv", "text", rows)).file.read_bytes()
+    without = predict(classifier, write_csv(tmp_path / "a.csv", "text", rows)).files[0].read_bytes()
     labelled = write_csv(tmp_path / "b.csv", "text,label", [f"{row},unheard of" for row in rows])
-    assert predict(classifier, labelled).file.read_bytes() == without
+    assert predict(classifier, labelled).files[0].read_bytes() == without
 
 
 @pytest.mark.parametrize(
@@ -109,13 +132,13 @@ def test_ids_are_the_users_own_or_row_numbers(
     classifier: Classifier, tmp_path: Path, rows: list[Any], ids: list[Any]
 ) -> None:
     done = predict(classifier, write_jsonl(tmp_path / "new.jsonl", rows))
-    assert [line["id"] for line in lines_of(done.file)] == ids
+    assert [line["id"] for line in lines_of(done.files[0])] == ids
 
 
 def test_pairs_and_mapped_columns_are_read(classifier: Classifier, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "pairs.tsv", "guid\tleft\tright", ["a\tgoal\tbank", "b\tbank\tgoal", "c\tgoal\tgoal"])
     data = COLUMNS.model_copy(update={"text": "left", "text_pair": "right"})
-    found = lines_of(predict(classifier, file, data).file)
+    found = lines_of(predict(classifier, file, data).files[0])
     assert [line["id"] for line in found] == ["a", "b", "c"]
     inputs = classifier.encoder.tokenizer("goal", "bank", return_tensors="pt")
     expected = classifier.model(**inputs).logits[0].detach().double().softmax(0).tolist()
@@ -150,16 +173,16 @@ def test_a_bad_row_or_file_is_named_and_nothing_is_written(
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SeqtrackError, match=r"predict\.path: .*nowhere\.csv: file not found"):
-        open_source(tmp_path / "nowhere.csv", COLUMNS, rows=tmp_path)
+        open_sources(tmp_path / "nowhere.csv", COLUMNS, rows=tmp_path)
 
 
 def test_a_failure_leaves_the_earlier_predictions(classifier: Classifier, tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "new.jsonl", [{"text": text} for text in TEXTS])
-    before = predict(classifier, file).file.read_bytes()
-    source = open_source(file, COLUMNS, rows=tmp_path)
+    before = predict(classifier, file).files[0].read_bytes()
+    sources = open_sources(file, COLUMNS, rows=tmp_path)
     write_jsonl(file, [*({"text": text} for text in TEXTS), {"text": ""}])  # changed behind our back
     with pytest.raises(SeqtrackError, match=r"new\.jsonl:26"):
-        predict_source(classifier, source, tmp_path / "predictions", batch_size=4)
+        predict_sources(classifier, sources, tmp_path / "predictions", Predict(path=str(file), batch_size=4))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.jsonl", "predictions"]
     assert (tmp_path / "predictions" / "new.jsonl").read_bytes() == before
 
@@ -168,9 +191,9 @@ def test_the_manifest_says_what_went_in(classifier: Classifier, folder: Path, tm
     file = write_jsonl(tmp_path / "new.jsonl", [{"text": text} for text in TEXTS])
     done = predict(classifier, file)
     manifest = read_manifest(tmp_path / "predictions")
-    assert manifest["inputs"] == {"model": folder_digest(folder), "file": sha256_file(file)}
-    assert manifest["rows"] == {"rows": 25}
-    assert manifest["files"] == {"new.jsonl": sha256_file(done.file)}
+    assert manifest["inputs"] == {"model": folder_digest(folder), "new/file": sha256_file(file)}
+    assert manifest["rows"] == {"new": 25}
+    assert manifest["files"] == {"new.jsonl": sha256_file(done.files[0])}
     assert manifest["predicted"] == done.counts
     assert manifest["run_key"] == done.run_key == "0" * 64
 
@@ -178,8 +201,7 @@ def test_the_manifest_says_what_went_in(classifier: Classifier, folder: Path, tm
 def test_predictions_of_a_split_agree_with_its_evaluation(tmp_path: Path) -> None:
     world = World(tmp_path)
     test = next(split for split in world.evaluate().splits if split.split == "test")
-    source = open_source(tmp_path / "splits" / "test.parquet", COLUMNS, rows=tmp_path / "rows.parquet")
-    found = lines_of(predict_source(world.classifier, source, tmp_path / "predictions", batch_size=7).file)
+    found = lines_of(predict_split(world).files[0])
     assert [line["id"] for line in found] == test.row_ids.to_pylist()
     names = world.classifier.labels.names
     assert [line["label"] for line in found] == [names[winner] for winner in test.logits.argmax(axis=1)]
@@ -189,15 +211,155 @@ def test_predictions_of_a_split_agree_with_its_evaluation(tmp_path: Path) -> Non
 def test_an_empty_split_gives_an_empty_file(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.write_split("test", [])
-    source = open_source(tmp_path / "splits" / "test.parquet", COLUMNS, rows=tmp_path / "rows.parquet")
-    done = predict_source(world.classifier, source, tmp_path / "predictions", batch_size=7)
-    assert (done.rows, done.file.read_bytes()) == (0, b"")
+    done = predict_split(world)
+    assert (done.rows, done.files[0].read_bytes()) == (0, b"")
 
 
-def test_other_parquet_is_refused(tmp_path: Path) -> None:
-    World(tmp_path)
-    with pytest.raises(SeqtrackError, match="not a split file"):
-        open_source(tmp_path / "rows.parquet", COLUMNS, rows=tmp_path / "rows.parquet")
+def table_of(file: Path) -> list[dict[str, Any]]:
+    """Return predictions of any format in the columns of CSV, all values as strings."""
+    if file.suffix == ".parquet":
+        rows = pq.read_table(file).to_pylist()
+    elif file.suffix == ".jsonl":
+        rows = [
+            {key: value for key, value in line.items() if key != "probabilities"}
+            | {f"probability_{name}": chance for name, chance in line["probabilities"].items()}
+            for line in lines_of(file)
+        ]
+    else:
+        with file.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream, delimiter="\t" if file.suffix == ".tsv" else ","))
+    return [{key: str(value) for key, value in row.items()} for row in rows]
+
+
+@pytest.mark.parametrize("form", ["csv", "tsv", "parquet"])
+@pytest.mark.parametrize("ids", [list(range(25)), ["a\tb", 'say "x", y', *range(23)]])
+def test_every_format_says_the_same(classifier: Classifier, tmp_path: Path, form: str, ids: list[Any]) -> None:
+    rows = [{"id": name, "text": text} for name, text in zip(ids, TEXTS, strict=True)]
+    file = write_jsonl(tmp_path / "new.jsonl", rows)
+    expected = table_of(predict(classifier, file).files[0])
+    (found,) = predict(classifier, file, format=form).files
+    assert found.name == f"new.{form}"
+    assert sorted(path.name for path in found.parent.iterdir()) == ["manifest.json", found.name]
+    assert table_of(found) == expected
+    first = found.read_bytes()
+    assert predict(classifier, file, format=form).files[0].read_bytes() == first
+
+
+def test_parquet_keeps_integers(classifier: Classifier, tmp_path: Path) -> None:
+    (file,) = predict(
+        classifier, write_jsonl(tmp_path / "new.jsonl", [{"idx": 2, "text": "goal"}]), format="parquet"
+    ).files
+    schema = pq.read_schema(file)
+    assert (schema.field("id").type, schema.field("label").type) == (pa.int64(), pa.string())
+    assert schema.names[2:-1] == [f"probability_{name}" for name in NAMES]
+
+
+def test_whatever_validate_reads_gives_the_same_predictions(classifier: Classifier, tmp_path: Path) -> None:
+    rows = [{"id": number, "text": text} for number, text in enumerate(TEXTS)]
+    expected = predict(classifier, write_jsonl(tmp_path / "plain.jsonl", rows)).files[0].read_bytes()
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table, tmp_path / "new.parquet")
+    with pa.ipc.new_file(tmp_path / "new.arrow", table.schema) as stream:
+        stream.write_table(table)
+    with gzip.open(tmp_path / "new.jsonl.gz", "wb") as packed:
+        packed.write((tmp_path / "plain.jsonl").read_bytes())
+    (tmp_path / "new.json").write_text(json.dumps(rows), encoding="utf-8")
+    for name in ("new.parquet", "new.arrow", "new.jsonl.gz", "new.json"):
+        (file,) = predict(classifier, tmp_path / name).files
+        assert (file.name, file.read_bytes()) == ("new.jsonl", expected), name
+
+
+def test_a_folder_gives_a_file_for_each_of_its_own(classifier: Classifier, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    (folder / "more").mkdir(parents=True)
+    for number, name in enumerate(("test_a.jsonl", "test_b.jsonl", "other.jsonl", "more/test_c.jsonl")):
+        write_jsonl(folder / name, [{"text": text} for text in TEXTS[: 3 + number]])
+    done = predict(classifier, folder, pattern="**/test*.jsonl")
+    assert [file.name for file in done.files] == ["test_c.jsonl", "test_a.jsonl", "test_b.jsonl"]
+    assert [len(lines_of(file)) for file in done.files] == [6, 3, 4]
+    assert (done.rows, sum(done.counts.values())) == (13, 13)
+    assert read_manifest(done.files[0].parent)["rows"] == {"test_a": 3, "test_b": 4, "test_c": 6}
+    write_jsonl(folder / "more" / "test_a.jsonl", [{"text": "goal"}])
+    names = {file.name for file in predict(classifier, folder, pattern="**/test_a.jsonl").files}
+    assert names == {"test_a.jsonl.jsonl", "more_test_a.jsonl.jsonl"}
+
+
+def test_a_folder_per_label_is_one_source(classifier: Classifier, tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / "texts" / label).mkdir(parents=True)
+        (tmp_path / "texts" / label / "1.txt").write_text(f"goal {label}")
+    (file,) = predict(classifier, tmp_path / "texts").files
+    assert (file.name, len(lines_of(file))) == ("texts.jsonl", 2)
+
+
+def of_training(text: str, pair: str | None = None) -> Columns:
+    return Columns(text=text, text_pair=pair, label="class", split=None)
+
+
+def test_the_columns_of_the_training_are_found_without_settings(classifier: Classifier, tmp_path: Path) -> None:
+    rows = [{"text": "bank", "Words": text} for text in TEXTS]
+    plain = [{"text": text} for text in TEXTS]
+    expected = predict(classifier, write_jsonl(tmp_path / "new.jsonl", plain)).files[0].read_bytes()
+    file = write_jsonl(tmp_path / "new.jsonl", rows)
+    assert predict(classifier, file, trained=of_training("words")).files[0].read_bytes() == expected
+    # What params.yaml says goes before it, and a file without that column is read by the usual names.
+    chosen = predict(classifier, file, COLUMNS.model_copy(update={"text": "text"}), trained=of_training("words"))
+    assert chosen.files[0].read_bytes() != expected
+    file = write_jsonl(tmp_path / "new.jsonl", plain)
+    assert predict(classifier, file, trained=of_training("words")).files[0].read_bytes() == expected
+
+
+def test_columns_without_names_are_told_by_what_they_hold(classifier: Classifier, tmp_path: Path) -> None:
+    pairs = [f"a goal in match {number}\tmoney in bank number {number}" for number in range(20)]
+    (tmp_path / "new.tsv").write_text("".join(f"{pair}\n" for pair in pairs))
+    trained = of_training("column 1 (text)", "column 2 (text_pair)")
+    found = predict(classifier, tmp_path / "new.tsv", trained=trained).files[0].read_bytes()
+    texts = [dict(zip(("text", "text_pair"), pair.split("\t"), strict=True)) for pair in pairs]
+    assert predict(classifier, write_jsonl(tmp_path / "new.jsonl", texts)).files[0].read_bytes() == found
+    # The other way round: trained on columns without names, asked about columns with names.
+    assert predict(classifier, tmp_path / "new.jsonl", trained=trained).files[0].read_bytes() == found
+
+
+def test_a_second_text_that_the_model_never_read_is_left_out(classifier: Classifier, tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "new.jsonl", [{"sentence1": text, "sentence2": "bank"} for text in TEXTS])
+    single = predict(classifier, file, trained=of_training("sentence1")).files[0].read_bytes()
+    file = write_jsonl(tmp_path / "new.jsonl", [{"sentence1": text} for text in TEXTS])
+    assert predict(classifier, file).files[0].read_bytes() == single
+
+
+@pytest.mark.parametrize(
+    ("row", "trained", "message"),
+    [
+        ({"text": "goal"}, of_training("left", "right"), "the model reads pairs of texts.*such as left and right"),
+        ({"premise": "a", "hypothesis": "b"}, of_training("text"), "the model reads single texts, and this file has p"),
+    ],
+)
+def test_pairs_for_a_model_of_single_texts_and_the_reverse(
+    classifier: Classifier, tmp_path: Path, row: dict[str, str], trained: Columns, message: str
+) -> None:
+    with pytest.raises(SeqtrackError, match=message):
+        predict(classifier, write_jsonl(tmp_path / "new.jsonl", [row]), trained=trained)
+
+
+def test_one_blank_text_of_a_pair_is_answered(classifier: Classifier, tmp_path: Path) -> None:
+    rows = [{"text": "goal", "text_pair": ""}, {"text": " ", "text_pair": "bank"}]
+    assert predict(classifier, write_jsonl(tmp_path / "new.jsonl", rows)).rows == 2
+    with pytest.raises(SeqtrackError, match=r"new\.jsonl:1: no text"):
+        predict(classifier, write_jsonl(tmp_path / "new.jsonl", [{"text": "", "text_pair": " "}]))
+
+
+def test_memory_does_not_grow_with_the_file(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more rows are alive at once than a window and the reader hold."""
+    monkeypatch.setattr(prediction, "WINDOW_BATCHES", 2)
+    held: list[int] = []
+    encode = classifier.encoder.encode
+    monkeypatch.setattr(
+        classifier.encoder, "encode", lambda texts, pairs: (held.append(len(texts)), encode(texts, pairs))[1]
+    )
+    predict(classifier, write_jsonl(tmp_path / "new.jsonl", [{"text": text} for text in TEXTS * 4]))
+    assert (max(held), sum(held)) == (8, 100)
 
 
 def imported_by(module: str) -> set[str]:

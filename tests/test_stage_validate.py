@@ -11,6 +11,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from pipeline.checks import NAMES
+from pipeline.columns import Columns, read_columns
 from pipeline.rows import read_rows
 
 RunStage = Callable[..., CompletedProcess[str]]
@@ -25,7 +26,8 @@ def validate(tmp_path: Path) -> RunStage:
     def run(contents: dict[str, str], *, code: int = 0, **settings: object) -> CompletedProcess[str]:
         text = (ROOT / "params.yaml").read_text()
         for name, value in {"path": "given", **settings}.items():
-            old = next(line for line in text.splitlines() if line.lstrip().startswith(f"{name}: "))
+            behind = text.partition("\ndata:\n")[2].splitlines()  # fetch has a path, too
+            old = next(line for line in behind if line.lstrip().startswith(f"{name}: "))
             text = text.replace(old, f"{old[: len(old) - len(old.lstrip())]}{name}: {value}", 1)
         (tmp_path / "params.yaml").write_text(text)
         (tmp_path / "given").mkdir(exist_ok=True)
@@ -50,11 +52,14 @@ def test_files_become_rows_and_a_report(validate: RunStage, tmp_path: Path) -> N
     process = validate(files, max_rejected_ratio=0.3)
     assert sorted(path.relative_to(tmp_path / "data").as_posix() for path in (tmp_path / "data").rglob("*.*")) == [
         "reports/validation.json",
+        "validated/columns.json",
         "validated/labels.json",
         "validated/manifest.json",
         "validated/rejected.jsonl",
         "validated/rows.parquet",
     ]
+    columns = read_columns(tmp_path / "data/validated/columns.json")
+    assert columns == Columns(text="review", text_pair=None, label="stars", split=None)
     rows = read_rows(tmp_path / "data/validated/rows.parquet").to_pylist()
     assert [(row["text"], row["label"], row["split"]) for row in rows] == [
         ("hm", None, "test"),
