@@ -134,7 +134,11 @@ def train_whole(options: Options, epochs: float, turn: int) -> float:
     job, accelerator = make_job(options, epochs, Path("checkpoints") / str(turn))
     with tracked_run(f"{turn:064x}", "overhead") as run:  # as train does, before its clock starts
         started = time.perf_counter()
-        fit(job, accelerator, [ToMlflow(run, job.checkpoints, job.recipe.checkpoint.log_to_mlflow), ToTerminal()])
+        fit(
+            job,
+            accelerator,
+            [ToMlflow(run, job.checkpoints, job.recipe.checkpoint.log_to_mlflow), ToTerminal(job.labels.problem_type)],
+        )
         return time.perf_counter() - started
 
 

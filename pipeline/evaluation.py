@@ -1,68 +1,54 @@
 """The evaluate stage's work: score a trained model on the labelled rows of validation and test.
 
 Promises: rows, tokens and splits are joined on row_id; rows without a label are counted and left out, a split without
-labelled rows is absent from every report rather than scored as something it is not.
+labelled rows is absent from every report rather than scored as something it is not; every metric of a split has an
+interval, and all are drawn from the same resamples.
 """
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
-import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.bootstrap import bootstrap_intervals
-from pipeline.console import progress, say, table
+from pipeline.bootstrap import intervals, probability_scores, scorer
+from pipeline.calibration import Choices, fit_temperature
+from pipeline.console import progress, say
 from pipeline.errors import SeqtrackError
-from pipeline.figures import confusion_figure, f1_figure
 from pipeline.inference import Classifier
 from pipeline.labels import LabelSet
-from pipeline.metrics import ClassScore, OwnMetric, class_scores, classification_metrics, confusion, own_metrics
-from pipeline.outputs import Json, write_json, write_text
-from pipeline.params import Evaluate
-from pipeline.probabilities import probabilities, row_losses
-from pipeline.rows import SCHEMA, read_row_ids, select_rows
+from pipeline.metrics import OwnMetric, own_metrics, task_metrics
+from pipeline.params import Evaluate, SliceKind
+from pipeline.resampling import Ids
+from pipeline.rows import read_row_ids, select_rows
+from pipeline.slices import COLUMNS, FEW_ROWS, is_given, length_bounds, slices
+from pipeline.targets import Targets, read_targets
 from pipeline.tokens import TokenStore
 
 SCORED = ("validation", "test")
 AS_GIVEN = (
     "test_as_given"  # the user's test split, before the split stage dropped leaks from it; scored where it exists
 )
-HEADLINE = ("accuracy", "f1_macro", "mcc", "loss")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitEvaluation:
-    """A model's outcome on one split.
+class Scores:
+    """Numbers with their intervals.
 
     Attributes:
-        split: validation or test.
-        row_ids: the labelled rows, strings, shape (rows,).
-        labels: actual class ids, int64 [rows].
-        logits: float32 [rows, classes].
-        unlabelled: rows of the split left out for want of a label.
-        metrics: a number per name of `pipeline.metrics.metric_names`.
+        metrics: a number per name of `pipeline.metrics.metric_names`, of the user's metrics, and of
+            `pipeline.bootstrap.probability_scores` where there are classes.
         intervals: (low, high) under the same names.
-        classes: scores by class, in id order.
-        confusion: int64 [classes, classes], actual by predicted.
     """
 
-    split: str
-    row_ids: pa.Array
-    labels: npt.NDArray[np.int64]
-    logits: npt.NDArray[np.float32]
-    unlabelled: int
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
-    classes: tuple[ClassScore, ...]
-    confusion: npt.NDArray[np.int64]
 
     def flat(self) -> dict[str, float]:
         """Return the metrics with their intervals beside them, as `<name>_low` and `<name>_high`."""
@@ -72,26 +58,114 @@ class SplitEvaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SliceEvaluation:
+    """A model's outcome on part of a split; the user's own metrics are not among the scores.
+
+    Attributes:
+        kind: what its rows have in common.
+        name: the value of it.
+        rows: how many they are.
+        scores: of these rows.
+    """
+
+    kind: SliceKind
+    name: str
+    rows: int
+    scores: Scores
+
+    @property
+    def few(self) -> bool:
+        """Whether the rows are so few that the scores say little."""
+        return self.rows < FEW_ROWS
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitEvaluation:
+    """A model's outcome on one split.
+
+    Attributes:
+        split: validation or test.
+        row_ids: the labelled rows, strings, shape (rows,).
+        targets: what is right, by task as in `pipeline.targets.Targets`.
+        logits: float32 [rows, classes], [rows, 1] in regression.
+        unlabelled: rows of the split left out for want of a label.
+        scores: of all labelled rows.
+        slices: parts of the split, by kind.
+        given: whether the user's files say of every row that it belongs to this split.
+    """
+
+    split: str
+    row_ids: pa.Array
+    targets: Targets
+    logits: npt.NDArray[np.float32]
+    unlabelled: int
+    scores: Scores
+    slices: tuple[SliceEvaluation, ...]
+    given: bool
+
+    def sources(self) -> dict[str, Scores]:
+        """Return scores by the user's evaluation file, under names such as `validation_matched`.
+
+        Empty where the split is not the user's own, or is a single file. The name is the file's, after the split's
+        unless it begins with it.
+        """
+        if not self.given:
+            return {}
+        found = {}
+        for part in self.slices:
+            if part.kind == "source":
+                stem = PurePosixPath(part.name).name.partition(".")[0]
+                name = stem if stem.startswith(f"{self.split}_") else f"{self.split}_{stem}"
+                # Two files of one name in different folders are told apart by the whole path.
+                found[f"{self.split}_{part.name}" if name in found else name] = part.scores
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """A model's outcome on all splits that can be scored.
 
     Attributes:
-        names: class names in id order.
+        labels: the task, and the classes in id order.
+        thresholds: of multi-label classes, float64 [classes]; None is 0.5 for all.
         model_digest: identity of the model folder.
         run_key: identity of the training run.
+        parameters: how many weights the model has.
         own: the user's metrics among those of the splits.
+        temperature: fitted on the validation split; None where none was asked for.
         splits: those with labelled rows, at least one: validation, test as given if leaks were dropped from it, test.
+        rows_per_second: how fast the model was; differs from run to run, so no report holds it.
     """
 
-    names: tuple[str, ...]
+    labels: LabelSet
+    thresholds: npt.NDArray[np.float64] | None
     model_digest: str
     run_key: str
+    parameters: int
     own: tuple[OwnMetric, ...]
+    temperature: float | None
     splits: tuple[SplitEvaluation, ...]
+    rows_per_second: float
 
     def metrics(self) -> dict[str, dict[str, float]]:
-        """Return what metrics.json holds: split to metric to number."""
-        return {split.split: split.flat() for split in self.splits}
+        """Return what metrics.json holds: split, or evaluation file of the user's, to metric to number."""
+        found = {split.split: split.scores.flat() for split in self.splits}
+        for split in self.splits:
+            found |= {name: scores.flat() for name, scores in split.sources().items() if name not in found}
+        return found
+
+
+def choices_of(labels: LabelSet, logits: npt.NDArray[np.float32], targets: Targets) -> Choices:
+    """Return what a classifier chose, for its calibration.
+
+    Args:
+        labels: of a task with classes.
+        logits: [rows, classes].
+        targets: of the same rows.
+    """
+    if labels.problem_type == "multi_label_classification":
+        return Choices.of_labels(logits, targets)
+    return Choices.of_classes(logits, targets.astype(np.int64, copy=False))
 
 
 def evaluate_splits(
@@ -109,224 +183,159 @@ def evaluate_splits(
         evaluate: the section.
 
     Raises:
-        SeqtrackError: files are missing or do not belong together, or no row has a label.
+        SeqtrackError: files are missing or do not belong together, no row has a label, or a temperature is asked for
+            where it cannot be fitted.
     """
     known = LabelSet.read(labels)
     if known != classifier.labels:
         raise SeqtrackError(
             "the model was trained on other labels",
             where=str(labels),
-            expected=", ".join(classifier.labels.names),
-            found=", ".join(known.names),
+            expected=", ".join(classifier.labels.names) or classifier.labels.problem_type,
+            found=", ".join(known.names) or known.problem_type,
             fix="run `dvc repro` to train on these",
         )
-    own = own_metrics(classifier.metrics, len(known.names))
+    own = own_metrics(classifier.metrics, known)
     # Test stays last: the figures are about it.
     names = ("validation", AS_GIVEN, "test") if (splits / f"{AS_GIVEN}.parquet").is_file() else SCORED
-    parts = [(name, _labelled(splits / f"{name}.parquet", rows, known)) for name in names]
-    if not any(len(part.row_ids) for _, part in parts):
+    parts = [_labelled(name, splits / f"{name}.parquet", rows, known) for name in names]
+    labelled = [part for part in parts if len(part.row_ids)]
+    if not labelled:
         raise SeqtrackError(
             "no labelled rows to score the model on",
             where=str(splits),
             expected="labels in " + " or ".join(SCORED),
             fix="raise split.ratios in params.yaml, or label these rows",
         )
-    counts = ", ".join(f"{len(part.row_ids):,} rows of {name}" for name, part in parts)
+    if evaluate.temperature_scaling:
+        _check_temperature(known, labelled)
+    counts = ", ".join(f"{len(part.row_ids):,} rows of {part.split}" for part in parts)
     say(f"evaluate: {counts}, on {classifier.device}, batches of {evaluate.per_device_batch_size}")
-    scored = []
-    for name, part in parts:
-        if len(part.row_ids) == 0:
-            say(f"evaluate: {name} has no labelled rows and is not scored")
-            continue
-        logits = _logits(classifier, tokens, name, part, evaluate.per_device_batch_size)
-        scored.append(_score(name, part, logits, known.names, evaluate, own))
+    for part in parts:
+        if not len(part.row_ids):
+            say(f"evaluate: {part.split} has no labelled rows and is not scored")
+    started = time.perf_counter()
+    outcomes = [_outcome(classifier, tokens, part, evaluate.per_device_batch_size) for part in labelled]
+    seconds = time.perf_counter() - started
+    temperature = None
+    if evaluate.temperature_scaling:
+        temperature = fit_temperature(choices_of(known, outcomes[0].logits, outcomes[0].part.targets))
+        say(f"evaluate: temperature {temperature} fits {labelled[0].split} best; predict.temperature applies it")
+    score = _Scorer(known, classifier.thresholds, own, temperature, evaluate)
+    bounds = length_bounds(np.concatenate([outcome.lengths for outcome in outcomes]))
     return Evaluation(
-        names=classifier.labels.names,
+        labels=known,
+        thresholds=classifier.thresholds,
         model_digest=classifier.digest,
         run_key=classifier.run_key,
+        parameters=sum(weights.numel() for weights in classifier.model.parameters()),
         own=own,
-        splits=tuple(scored),
+        temperature=temperature,
+        splits=tuple(_evaluated(outcome, score, rows, bounds, evaluate) for outcome in outcomes),
+        rows_per_second=sum(len(outcome.logits) for outcome in outcomes) / seconds,
     )
 
 
-def write_reports(evaluation: Evaluation, *, rows: Path, reports: Path, evaluate: Evaluate) -> tuple[Path, ...]:
-    """Write what was found.
-
-    Files: metrics.json (numbers and intervals), all_results.json (everything), errors.jsonl (wrong rows, highest loss
-    first); of the last scored split, which is test where it can be scored, confusion.csv (a line per row),
-    figures/confusion.png and figures/f1_by_class.png.
-
-    Args:
-        evaluation: what to report.
-        rows: canonical rows, for the texts of wrong ones.
-        reports: folder to write into; other files in it stay.
-        evaluate: the section.
-
-    Returns:
-        The figures.
-    """
-    last = evaluation.splits[-1]
-    names = evaluation.names
-    write_json(reports / "all_results.json", _all_results(evaluation, evaluate))
-    write_text(reports / "confusion.csv", _confusion_csv(last, names))
-    # Test as given has the rows of test once more.
-    own = [split for split in evaluation.splits if split.split != AS_GIVEN]
-    errors = [error for split in own for error in _errors(split, names, rows, evaluate)]
-    lines = [json.dumps(error, ensure_ascii=False, allow_nan=False) + "\n" for error in errors]
-    write_text(reports / "errors.jsonl", "".join(lines))
-    title = f"{last.split}, {len(last.labels):,} rows"
-    figures = (reports / "figures" / "confusion.png", reports / "figures" / "f1_by_class.png")
-    confusion_figure(last.confusion, names, title, figures[0])
-    f1_figure(
-        [score.f1 for score in last.classes],
-        [score.support for score in last.classes],
-        names,
-        f"F1 by class on {title}",
-        figures[1],
-    )
-    # Last, so that a metrics.json means that all the others are there.
-    write_json(reports / "metrics.json", evaluation.metrics())
-    _show(evaluation, reports, evaluate)
-    return figures
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Labelled:
-    """The labelled rows of a split: ids (strings), class ids (int64), and how many rows have no label."""
+    """The labelled rows of a split: ids (strings), targets, and how many rows have no label."""
 
+    split: str
     row_ids: pa.Array
-    labels: npt.NDArray[np.int64]
+    targets: Targets
     unlabelled: int
 
 
-def _labelled(split: Path, rows: Path, labels: LabelSet) -> _Labelled:
-    row_ids = read_row_ids(split)
-    found = labels.ids(select_rows(rows, row_ids, ["row_id", "label"])["label"])
-    has_label = pc.is_valid(found)
-    return _Labelled(
-        row_ids=pc.filter(row_ids, has_label),
-        labels=pc.filter(found, has_label).to_numpy(zero_copy_only=False),
-        unlabelled=found.null_count,
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """What the model says of labelled rows: logits, float32 [rows, classes], and lengths in tokens, int32 [rows]."""
+
+    part: _Labelled
+    logits: npt.NDArray[np.float32]
+    lengths: npt.NDArray[np.int32]
 
 
-def _logits(
-    classifier: Classifier, tokens: TokenStore, name: str, part: _Labelled, batch_size: int
-) -> npt.NDArray[np.float32]:
+@dataclass(frozen=True)
+class _Scorer:
+    """Scores rows of any split."""
+
+    labels: LabelSet
+    thresholds: npt.NDArray[np.float64] | None
+    own: tuple[OwnMetric, ...]
+    temperature: float | None
+    evaluate: Evaluate
+
+    def __call__(self, logits: npt.NDArray[np.float32], targets: Targets, *, with_own: bool) -> Scores:
+        own = self.own if with_own else ()
+        metrics = task_metrics(self.labels, logits, targets, own, self.thresholds)
+        resampled = scorer(self.labels, logits, targets, self.thresholds, self.temperature)
+        # What the user calls by the same name is theirs.
+        metrics = probability_scores(resampled, len(logits)) | metrics
+        found = intervals(
+            resampled,
+            len(logits),
+            samples=self.evaluate.bootstrap_samples,
+            confidence=self.evaluate.confidence,
+            seed=self.evaluate.seed,
+            own={metric.name: self._on_rows(metric, logits, targets) for metric in own},
+        )
+        return Scores(metrics=metrics, intervals={name: value for name, value in found.items() if name in metrics})
+
+    def _on_rows(self, metric: OwnMetric, logits: npt.NDArray[np.float32], targets: Targets) -> Callable[[Ids], float]:
+        outputs = logits[:, 0] if self.labels.problem_type == "regression" else logits
+        return lambda rows: metric.score(outputs[rows], targets[rows])
+
+
+def _labelled(split: str, file: Path, rows: Path, labels: LabelSet) -> _Labelled:
+    row_ids = read_row_ids(file)
+    known, targets = read_targets(labels, select_rows(rows, row_ids, ["row_id", "label"])["label"])
+    labelled = pc.filter(row_ids, known)
+    return _Labelled(split=split, row_ids=labelled, targets=targets, unlabelled=len(row_ids) - len(labelled))
+
+
+def _check_temperature(labels: LabelSet, labelled: list[_Labelled]) -> None:
+    where = "params.yaml: evaluate.temperature_scaling"
+    if labels.problem_type == "regression":
+        raise SeqtrackError("numbers have no temperature", where=where, expected="classes", fix="set it to false")
+    if labelled[0].split != "validation":
+        raise SeqtrackError(
+            "no labelled rows of validation to fit a temperature on", where=where, fix="set it to false"
+        )
+
+
+def _outcome(classifier: Classifier, tokens: TokenStore, part: _Labelled, batch_size: int) -> _Outcome:
     positions = tokens.positions(part.row_ids)
     with progress() as bar:
-        task = bar.add_task(name, total=len(positions), note="")
-        return classifier.logits(
+        task = bar.add_task(part.split, total=len(positions), note="")
+        logits = classifier.logits(
             tokens.lengths[positions],
             lambda chosen: tokens.batch(positions[chosen]),
             batch_size=batch_size,
             on_batch=lambda done: bar.advance(task, done),
         )
+    return _Outcome(part=part, logits=logits, lengths=tokens.full_lengths[positions])
 
 
-def _score(
-    name: str,
-    part: _Labelled,
-    logits: npt.NDArray[np.float32],
-    names: tuple[str, ...],
-    evaluate: Evaluate,
-    own: tuple[OwnMetric, ...],
+def _evaluated(
+    outcome: _Outcome, score: _Scorer, rows: Path, bounds: tuple[int, ...], evaluate: Evaluate
 ) -> SplitEvaluation:
+    part, logits = outcome.part, outcome.logits
+    known = select_rows(rows, part.row_ids, list(COLUMNS))
     return SplitEvaluation(
-        split=name,
+        split=part.split,
         row_ids=part.row_ids,
-        labels=part.labels,
+        targets=part.targets,
         logits=logits,
         unlabelled=part.unlabelled,
-        metrics=classification_metrics(logits, part.labels, names, own),
-        intervals=bootstrap_intervals(
-            logits,
-            part.labels,
-            samples=evaluate.bootstrap_samples,
-            confidence=evaluate.confidence,
-            seed=evaluate.seed,
-            own={metric.name: metric.score for metric in own},
+        scores=score(logits, part.targets, with_own=True),
+        slices=tuple(
+            SliceEvaluation(
+                kind=piece.kind,
+                name=piece.name,
+                rows=len(piece.rows),
+                scores=score(logits[piece.rows], part.targets[piece.rows], with_own=False),
+            )
+            for piece in slices(evaluate.slices, known, outcome.lengths, bounds)
         ),
-        classes=class_scores(logits, part.labels, names),
-        confusion=confusion(logits, part.labels, names),
+        given=is_given(known, part.split),
     )
-
-
-def _all_results(evaluation: Evaluation, evaluate: Evaluate) -> Json:
-    return {
-        "model": evaluation.model_digest,
-        "run_key": evaluation.run_key,
-        "labels": list(evaluation.names),
-        "bootstrap": {
-            "method": "percentile",
-            "samples": evaluate.bootstrap_samples,
-            "confidence": evaluate.confidence,
-            "seed": evaluate.seed,
-        },
-        "splits": {
-            split.split: {
-                "rows": len(split.labels),
-                "unlabelled_rows": split.unlabelled,
-                "metrics": split.metrics,
-                "intervals": {name: list(interval) for name, interval in split.intervals.items()},
-                "classes": [dataclasses.asdict(score) for score in split.classes],
-                "confusion_matrix": split.confusion.tolist(),
-            }
-            for split in evaluation.splits
-        },
-    }
-
-
-def _confusion_csv(split: SplitEvaluation, names: tuple[str, ...]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["actual", "predicted"])
-    for actual, predicted in zip(split.labels, split.logits.argmax(axis=1), strict=True):
-        writer.writerow([names[actual], names[predicted]])
-    return text.getvalue()
-
-
-def _errors(split: SplitEvaluation, names: tuple[str, ...], rows: Path, evaluate: Evaluate) -> list[dict[str, Json]]:
-    """Return the wrong rows of a split, highest loss first."""
-    losses = row_losses(split.logits, split.labels)
-    predicted = split.logits.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != split.labels)
-    worst = wrong[np.argsort(-losses[wrong], kind="stable")][: evaluate.max_errors]
-    texts = select_rows(rows, split.row_ids.take(pa.array(worst)), SCHEMA.names).to_pylist()
-    return [
-        {
-            "row_id": row["row_id"],
-            "split": split.split,
-            "text": row["text"],
-            "text_pair": row["text_pair"],
-            "label": row["label"],
-            "predicted": names[predicted[index]],
-            "loss": round(float(losses[index]), 6),
-            "probabilities": dict(zip(names, chances.round(6).tolist(), strict=True)),
-            "source": row["source"],
-            "line": row["line"],
-        }
-        for index, row, chances in zip(worst, texts, probabilities(split.logits[worst]), strict=True)
-    ]
-
-
-def _show(evaluation: Evaluation, reports: Path, evaluate: Evaluate) -> None:
-    table(
-        f"scores with {evaluate.confidence:.0%} intervals",
-        ["metric", *(split.split for split in evaluation.splits)],
-        [
-            [name, *(_with_interval(split.metrics[name], split.intervals[name]) for split in evaluation.splits)]
-            for name in (*HEADLINE, *(metric.name for metric in evaluation.own))
-        ],
-    )
-    wrong = ", ".join(
-        f"{len(split.labels) - int(np.trace(split.confusion)):,} of {len(split.labels):,} in {split.split}"
-        for split in evaluation.splits
-    )
-    say(
-        f"wrong rows: {wrong}; worst first in {reports / 'errors.jsonl'}, scores by class in all_results.json beside it"
-    )
-
-
-def _with_interval(value: float, interval: tuple[float, float]) -> str:
-    return f"{value:.4f} ({interval[0]:.4f} to {interval[1]:.4f})"

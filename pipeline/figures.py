@@ -39,6 +39,13 @@ MOST_CELLS_WITH_NUMBERS = 20  # classes up to which counts are written into the 
 MOST_TICKS = 60  # classes up to which they are named along the matrix
 MOST_BARS = 40  # classes in the bar chart; of more, the lowest scores are shown
 LONGEST_NAME = 28  # characters
+SCORES = {  # of the learning curves, those that the task has
+    "accuracy": "accuracy",
+    "f1_macro": "F1 (macro)",
+    "f1_micro": "F1 (micro)",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+}
 
 
 def confusion_figure(counts: npt.NDArray[np.int64], names: Sequence[str], title: str, out: Path) -> None:
@@ -54,7 +61,7 @@ def confusion_figure(counts: npt.NDArray[np.int64], names: Sequence[str], title:
     side = min(12.0, 3.2 + 0.5 * classes)
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    with _style():
+    with drawing():
         figure = Figure(figsize=(side + 0.8, side), layout="constrained")
         axes = figure.add_subplot()
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -70,7 +77,7 @@ def confusion_figure(counts: npt.NDArray[np.int64], names: Sequence[str], title:
             for row, column in np.argwhere(counts):
                 colour = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour)
-        _save(figure, out)
+        save(figure, out)
 
 
 def f1_figure(f1: Sequence[float], support: Sequence[int], names: Sequence[str], title: str, out: Path) -> None:
@@ -87,7 +94,7 @@ def f1_figure(f1: Sequence[float], support: Sequence[int], names: Sequence[str],
     if len(chosen) < len(names):
         title = f"{title}: the lowest {len(chosen)} of {len(names)} classes"
     shown = drawable(names)
-    with _style():
+    with drawing():
         figure = Figure(figsize=(7.5, 1.4 + 0.32 * len(chosen)), layout="constrained")
         axes = figure.add_subplot()
         bars = axes.barh(range(len(chosen)), [f1[i] for i in chosen], color="#4c78a8")
@@ -98,7 +105,7 @@ def f1_figure(f1: Sequence[float], support: Sequence[int], names: Sequence[str],
         axes.set_xlabel("F1 (rows of the class in parentheses)")
         axes.set_title(title)
         axes.spines[["top", "right"]].set_visible(False)
-        _save(figure, out)
+        save(figure, out)
 
 
 def learning_curves(history_csv: Path, out: Path) -> None:
@@ -106,22 +113,22 @@ def learning_curves(history_csv: Path, out: Path) -> None:
 
     Args:
         history_csv: one line per evaluation, with the columns step and train_loss and, where there is a validation
-            split, eval_loss, eval_accuracy and eval_f1_macro; others are ignored, empty cells left out.
+            split, eval_loss and those of SCORES that the task has; others are ignored, empty cells left out.
         out: PNG file.
     """
     with history_csv.open(encoding="utf-8", newline="") as stream:
         lines = list(csv.DictReader(stream))
-    with _style():
+    with drawing():
         figure = Figure(figsize=(10, 4), layout="constrained")
         left, right = figure.subplots(1, 2)
         _curves(left, lines, {"train_loss": "training", "eval_loss": "validation"}, "loss")
-        _curves(right, lines, {"eval_accuracy": "accuracy", "eval_f1_macro": "F1 (macro)"}, "validation score")
-        _save(figure, out)
+        _curves(right, lines, {f"eval_{name}": shown for name, shown in SCORES.items()}, "validation score")
+        save(figure, out)
 
 
 def drawable(names: Sequence[str]) -> list[str]:
     """Return names as they can be shown: shortened, and `class <id>` where no installed font has a character of it."""
-    with _style():
+    with drawing():
         covered = [get_font(findfont(FontProperties(family=[family]))).get_charmap() for family in _families()]
     return [
         (name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…")
@@ -154,7 +161,7 @@ def _families() -> list[str]:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def drawing() -> Iterator[None]:
     """Draw with matplotlib's defaults, whatever the user's matplotlibrc says, and our fonts."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -162,6 +169,7 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _save(figure: Figure, out: Path) -> None:
+def save(figure: Figure, out: Path) -> None:
+    """Write a figure as PNG, the same bytes for the same figure."""
     with replacing(out) as temporary:
         figure.savefig(temporary, format="png", dpi=120, metadata={"Software": None})

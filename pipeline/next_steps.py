@@ -14,10 +14,11 @@ LOOK = (
     (REPORTS / "leakage.json", "duplicates and leaks; every pair is in duplicates.jsonl beside it"),
     (REPORTS / "metrics.json", "scores with intervals; also: dvc metrics show"),
     (REPORTS / "errors.jsonl", "the rows it got wrong, worst first"),
-    (REPORTS / "figures", "pictures; interactive ones: dvc plots show"),
+    (REPORTS / "evaluation", "pictures and tables by class and slice; interactive ones: dvc plots show"),
     (MODEL, 'the model: transformers.pipeline("text-classification", "data/model")'),
     (PREDICTIONS, "a label and all probabilities for each row"),
 )
+SHOWN = ("accuracy", "f1_micro", "pearson")  # one per task
 
 
 def main() -> None:
@@ -25,8 +26,9 @@ def main() -> None:
     metrics = REPORTS / "metrics.json"
     if metrics.is_file():
         for split, scores in read_json(metrics).items():
-            accuracy, low, high = (scores[f"accuracy{end}"] for end in ("", "_low", "_high"))
-            facts("", [(f"{split} accuracy", f"{accuracy:.4f} (between {low:.4f} and {high:.4f})")])
+            name = next(name for name in SHOWN if name in scores)
+            value, low, high = (scores[f"{name}{end}"] for end in ("", "_low", "_high"))
+            facts("", [(f"{split} {name}", f"{value:.4f} (between {low:.4f} and {high:.4f})")])
     facts("where to look next", [(str(path), meaning) for path, meaning in LOOK if path.exists()])
     facts(
         "",

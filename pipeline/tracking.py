@@ -109,6 +109,10 @@ class TrackedRun:
             }
         )
 
+    def metrics(self) -> dict[str, float]:
+        """Return the latest value of each metric of the run, whichever stage logged it."""
+        return dict(self._client.get_run(self.run_id).data.metrics)
+
     @property
     def tags(self) -> Mapping[str, str]:
         """Tags of the run as far as this process knows them."""

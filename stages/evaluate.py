@@ -1,24 +1,26 @@
 """Score the trained model on the labelled rows of validation and test.
 
 Reads:  data/model, data/tokenized, data/splits, data/validated/rows.parquet, data/validated/labels.json
-Writes: data/reports/metrics.json (scores with bootstrap intervals), data/reports/all_results.json (also by class, with
-        the confusion matrices), data/reports/confusion.csv, data/reports/errors.jsonl (wrong rows, worst first),
-        data/reports/figures/confusion.png, data/reports/figures/f1_by_class.png; scores and reports in the MLflow run
+Writes: data/reports/metrics.json (scores with bootstrap intervals), data/reports/all_results.json (also by class and by
+        slice), data/reports/errors.jsonl (wrong rows, worst first), data/reports/calibration.json, and
+        data/reports/evaluation/ (tables and figures); scores, reports and times in the MLflow run
 """
 
 import time
 
-from pipeline.evaluation import evaluate_splits, write_reports
+from pipeline.evaluation import evaluate_splits
+from pipeline.evaluation_report import FOLDER, write_reports
 from pipeline.inference import Classifier
 from pipeline.params import Params
 from pipeline.paths import LABELS, MODEL, REPORTS, ROWS, SPLITS, TOKENIZED
+from pipeline.results import EVALUATION_SPEED, write_timed_results
 from pipeline.tokens import TokenStore
 from pipeline.tracking import tracked_run
 from stages.runner import run_stage
 
 # What a run's page should answer without the working folder: scores, errors, and how the data were split.
 REPORT_FILES = tuple(
-    REPORTS / name for name in ("metrics.json", "all_results.json", "errors.jsonl", "validation.json", "leakage.json")
+    REPORTS / name for name in ("metrics.json", "errors.jsonl", "calibration.json", "validation.json", "leakage.json")
 )
 
 
@@ -37,9 +39,12 @@ def evaluate(params: Params) -> None:
     with tracked_run(evaluation.run_key, params.tracking.experiment_name) as run:
         run.log_params(params.flat("evaluate"))
         run.log_scores(evaluation.metrics())
+        run.log_metrics({EVALUATION_SPEED: evaluation.rows_per_second})
         run.log_files(REPORT_FILES, "reports")
+        run.log_files(sorted((REPORTS / FOLDER).glob("*.csv")), "reports")
         run.log_files(figures, "figures")
         run.log_stage_seconds("evaluate", time.perf_counter() - started)
+        run.log_files([write_timed_results(REPORTS, run.metrics())], "reports")
 
 
 if __name__ == "__main__":

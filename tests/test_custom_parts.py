@@ -26,11 +26,12 @@ from pipeline.inference import Classifier
 from pipeline.metrics import own_metrics
 from pipeline.modeling import own_model_class
 from pipeline.outputs import read_manifest
-from pipeline.params import Evaluate
 from pipeline.paths import LABELS, MODEL, ROWS, SPLITS, TOKENIZED, state
 from pipeline.tokens import TokenStore
 from tests.test_fine_tuning import base, complaint, encoder, latest_run, no_model, train, work
+from tests.toy import LABELS as THREE
 from tests.toy import REPOSITORY, recipe
+from tests.world import SETTINGS
 
 __all__ = ["encoder", "no_model", "work"]  # fixtures
 TEXT = (REPOSITORY / "docs" / "custom_parts.md").read_text(encoding="utf-8")
@@ -119,10 +120,10 @@ def test_from_training_to_evaluation(
         splits=SPLITS,
         rows=ROWS,
         labels=LABELS,
-        evaluate=Evaluate(per_device_batch_size=8, bootstrap_samples=100, confidence=0.9, seed=1, max_errors=5),
+        evaluate=SETTINGS,
     )
     for split in found.splits:
-        expected = cohen_kappa_score(split.labels, split.logits.argmax(axis=1), weights="quadratic")
+        expected = cohen_kappa_score(split.targets, split.logits.argmax(axis=1), weights="quadratic")
         scores = found.metrics()[split.split]
         assert scores["cohen_kappa"] == pytest.approx(expected)
         assert scores["cohen_kappa_low"] <= scores["cohen_kappa"] <= scores["cohen_kappa_high"]
@@ -200,7 +201,7 @@ def test_the_direction_of_ones_own_metric_must_be_said(encoder: Path) -> None:
 
 @pytest.mark.usefixtures("documented")
 def test_a_metric_must_be_finite() -> None:
-    (metric,) = own_metrics(["custom.wrong:undefined"], 3)
+    (metric,) = own_metrics(["custom.wrong:undefined"], THREE)
     with pytest.raises(SeqtrackError, match=r"the metric undefined gives no finite number; found nan for 2 rows"):
         metric(np.zeros((2, 3), np.float32), np.zeros(2, np.int64))
 

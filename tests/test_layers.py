@@ -35,9 +35,9 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def small(kind: str) -> PreTrainedModel:
+def small(kind: str, num_labels: int = 3) -> PreTrainedModel:
     torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **SMALL[kind], num_labels=3)
+    config = AutoConfig.for_model(kind, **SMALL[kind], num_labels=num_labels)
     model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
     return model.eval()
 

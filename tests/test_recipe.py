@@ -46,7 +46,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 
 def job(toy: Toy, folder: Path, train: Train, model: PreTrainedModel | None = None, **more: Any) -> Job:
     plain = toy.job(folder, train, model)
-    criterion = build_criterion(train, LABELS.names, toy.train.labels)
+    criterion = build_criterion(train, LABELS, toy.train.labels)
     return Job(**{**vars(plain), "criterion": criterion, **more})
 
 

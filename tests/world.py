@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
-from pipeline.evaluation import Evaluation, evaluate_splits, write_reports
+from pipeline.evaluation import Evaluation, evaluate_splits
+from pipeline.evaluation_report import write_reports
 from pipeline.inference import Classifier
-from pipeline.labels import LabelSet
+from pipeline.labels import LabelSet, ProblemType
 from pipeline.params import Evaluate
 from pipeline.rows import SCHEMA, row_id, write_parquet
 from pipeline.tokens import TokenStore, shard_writer
@@ -19,13 +23,42 @@ from tests.tiny import save_tiny_classifier
 
 NAMES = ("体育", "business", "tech")
 WORDS = ["goal", "match", "money", "bank", "chip", "code", "$5"]
-SETTINGS = Evaluate(per_device_batch_size=8, bootstrap_samples=100, confidence=0.9, seed=1, max_errors=5)
+SETTINGS = Evaluate(
+    per_device_batch_size=8,
+    bootstrap_samples=100,
+    confidence=0.9,
+    seed=1,
+    max_errors=5,
+    slices=("length", "source"),
+    temperature_scaling=False,
+)
+
+
+class OneOutput(torch.nn.Module):
+    """The first output of a model: a number per row."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.device = model.device
+
+    def forward(self, **inputs: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.model(**inputs).logits[:, :1])
 
 
 class World:
-    """Everything evaluate reads, in a folder; label_of decides which rows have which label."""
+    """Everything evaluate reads, in a folder; label_of and source_of decide the label and the file of each row."""
 
-    def __init__(self, folder: Path, label_of: Callable[[int], str | None] = lambda index: NAMES[index % 3]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        label_of: Callable[[int], str | None] = lambda index: NAMES[index % 3],
+        *,
+        source_of: Callable[[int], str] = lambda _: "all.csv",
+        task: ProblemType = "single_label_classification",
+        settings: Evaluate = SETTINGS,
+    ) -> None:
+        self.settings = settings
         generator = np.random.default_rng(0)
         self.rows: list[dict[str, Any]] = []
         for index in range(60):
@@ -38,7 +71,7 @@ class World:
                     "text_pair": None,
                     "label": label,
                     "split": split,
-                    "source": "all.csv",
+                    "source": source_of(index),
                     "line": index + 2,
                 }
             )
@@ -48,9 +81,12 @@ class World:
         for split in ("validation", "test"):
             ids = [row["row_id"] for row in reversed(self.rows) if row["split"] == split]  # not the rows' order
             self.write_split(split, ids)
-        LabelSet(problem_type="single_label_classification", names=NAMES).write(folder / "labels.json")
+        labels = LabelSet(problem_type=task, names=() if task == "regression" else NAMES)
+        labels.write(folder / "labels.json")
         save_tiny_classifier(folder / "model", [row["text"] for row in self.rows], NAMES)
-        self.classifier = Classifier.load(folder / "model")
+        self.classifier = replace(Classifier.load(folder / "model"), labels=labels)
+        if task == "regression":
+            self.classifier = replace(self.classifier, model=OneOutput(self.classifier.model))
         (folder / "tokens").mkdir()
         with shard_writer(folder / "tokens", token_types=True) as writer:
             encoded = self.classifier.encoder.encode([row["text"] for row in self.rows], None)
@@ -67,12 +103,12 @@ class World:
             splits=self.folder / "splits",
             rows=self.folder / "rows.parquet",
             labels=self.folder / "labels.json",
-            evaluate=SETTINGS,
+            evaluate=self.settings,
         )
 
     def report(self, evaluation: Evaluation, name: str = "reports") -> tuple[Path, tuple[Path, ...]]:
         reports = self.folder / name
-        figures = write_reports(evaluation, rows=self.folder / "rows.parquet", reports=reports, evaluate=SETTINGS)
+        figures = write_reports(evaluation, rows=self.folder / "rows.parquet", reports=reports, evaluate=self.settings)
         return reports, figures
 
     def expected(self, split: str) -> dict[str, tuple[str, str, float]]:
