@@ -365,11 +365,6 @@ def read_state(path: Path) -> TrainingState:
     return TrainingState.from_json(read_json(path / STATE_FILE)["training"])
 
 
-def load_weights(path: Path, model: torch.nn.Module) -> None:
-    """Load a checkpoint's weights into a model of the same shape."""
-    _put(load_file(path / MODEL_FILE), model)
-
-
 def _copies(tensors: Mapping[str, torch.Tensor], *, keep: bool) -> dict[str, torch.Tensor]:
     """Copy tensors to host memory, whole; of those that are one and the same (tied weights) the first alone."""
     seen: set[tuple[object, ...]] = set()

@@ -23,12 +23,12 @@ from pipeline.decisions import decide
 from pipeline.evaluation import AS_GIVEN, Evaluation, Scores, SplitEvaluation, choices_of
 from pipeline.figures import confusion_figure, f1_figure
 from pipeline.labels import LabelSet
-from pipeline.metrics import HEADLINES, ClassScore, class_scores, confusion
+from pipeline.metrics import HEADLINES, ClassScore, class_scores, confusion, label_scores
 from pipeline.outputs import Json, output_folder, write_json, write_manifest, write_text
 from pipeline.params import Evaluate
 from pipeline.probabilities import binary_row_losses, probabilities, row_losses, sigmoid
 from pipeline.ranking import Curve, areas, precision_recall_curve, roc_curve, thinned
-from pipeline.resampling import Values, once, ratio
+from pipeline.resampling import Values, once
 from pipeline.rows import SCHEMA, select_rows
 from pipeline.score_figures import (
     Interval,
@@ -84,38 +84,13 @@ def write_reports(evaluation: Evaluation, *, rows: Path, reports: Path, evaluate
     return tuple(sorted((reports / FOLDER).glob("*.png")))
 
 
-def label_scores(
-    labels: LabelSet, chosen: npt.NDArray[np.bool_], wanted: npt.NDArray[np.bool_]
-) -> tuple[ClassScore, ...]:
-    """Score each label of multi-label data, in id order.
-
-    Args:
-        labels: the label set.
-        chosen: whether the row was said to be of the label, [rows, labels].
-        wanted: whether it is, [rows, labels].
-    """
-    correct, support, predicted = ((flags.sum(axis=0)) for flags in (chosen & wanted, wanted, chosen))
-    columns = (ratio(correct, predicted), ratio(correct, support), ratio(2 * correct, support + predicted))
-    return tuple(
-        ClassScore(
-            name=name,
-            precision=float(precision),
-            recall=float(recall),
-            f1=float(f1),
-            support=int(has),
-            predicted=int(said),
-        )
-        for name, precision, recall, f1, has, said in zip(labels.names, *columns, support, predicted, strict=True)
-    )
-
-
 def _classes(evaluation: Evaluation, split: SplitEvaluation) -> tuple[ClassScore, ...]:
     labels = evaluation.labels
     if labels.problem_type == "regression":
         return ()
     if labels.problem_type == "multi_label_classification":
         chosen = decide(labels, split.logits, evaluation.thresholds).ids > 0
-        return label_scores(labels, chosen, split.targets > 0)
+        return label_scores(chosen, split.targets > 0, labels.names)
     return class_scores(split.logits, _ids(split), labels.names)
 
 

