@@ -104,7 +104,7 @@ def train_bare(options: Options, epochs: float, turn: int) -> float:
 
     job, accelerator = make_job(options, epochs, Path("bare") / str(turn))
     started = time.perf_counter()
-    recipe, plan = job.recipe, plan_of(len(job.train), job.recipe, 1)
+    recipe, plan = job.recipe, plan_of(job.tokens.lengths[job.train.positions], job.recipe, 1)
     named = build_optimizer(job.model, recipe, loss_scaling=False)
     scheduler = build_scheduler(named.optimizer, recipe, plan.total_steps, maximize=True)
     model, optimizer = accelerator.prepare(job.model, named.optimizer)

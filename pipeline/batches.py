@@ -2,13 +2,15 @@
 
 Promises: the sequence of global batches does not depend on the number of processes or on how a step is divided into
 micro-batches, and any step can be computed without replaying those before it; so resuming needs no loader state.
+Every row comes once per epoch, whether batches are drawn at random or of texts of similar length.
 """
 
 from __future__ import annotations
 
-import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +18,10 @@ import numpy.typing as npt
 from pipeline.errors import SeqtrackError
 
 Indices = npt.NDArray[np.int64]
+# Rows are sorted by length within random pools of at most this many batches, and of at most a quarter of all batches:
+# enough for little padding, and small enough that who shares a batch with whom changes from epoch to epoch.
+POOL_BATCHES = 50
+POOLS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +49,9 @@ class BatchPlan:
         accumulation: micro-batches per process and step.
         epochs: passes over the rows; may end within an epoch.
         seed: of the shuffling.
+        lengths: tokens per row, integers, shape (rows,); needed by the two below.
+        group_by_length: whether batches hold rows of similar length, which saves padding; else random ones.
+        max_tokens: most tokens of a micro-batch with its padding, if it has more than one row; None is no limit.
     """
 
     rows: int
@@ -51,6 +60,9 @@ class BatchPlan:
     accumulation: int
     epochs: float
     seed: int
+    lengths: npt.NDArray[np.integer[Any]] | None = field(default=None, compare=False, repr=False)
+    group_by_length: bool = False
+    max_tokens: int | None = None
 
     @property
     def total_batch_size(self) -> int:
@@ -80,18 +92,81 @@ class BatchPlan:
         """Return the rows of one optimisation step, counted from 0, in order."""
         epoch, within = divmod(step, self.steps_per_epoch)
         start = within * self.total_batch_size
-        return _order(self.rows, self.seed, epoch)[start : start + self.total_batch_size]
+        return self._order(epoch)[start : start + self.total_batch_size]
 
     def micro_batches(self, step: int, rank: int) -> list[MicroBatch]:
-        """Return what process `rank` computes in a step: `accumulation` micro-batches.
+        """Return what process `rank` computes in a step: `accumulation` micro-batches, or more if they are large.
 
-        A short last batch is dealt out evenly; when it has fewer rows than there are micro-batches, the rest get a
-        stand-in row that does not count.
+        A short last batch is dealt out evenly. A process that has fewer micro-batches than another gets stand-in rows
+        that do not count, since gradients are exchanged by all processes at once.
         """
         batch = self.global_batch(step)
         pieces = np.array_split(batch, self.accumulation * self.world_size)
-        mine = pieces[rank :: self.world_size]
-        return [MicroBatch(indices=piece if len(piece) else batch[:1], counts=len(piece) > 0) for piece in mine]
+        shares = [
+            [part for piece in pieces[process :: self.world_size] if len(piece) for part in self._divided(piece)]
+            for process in range(self.world_size)
+        ]
+        micro_batches = [MicroBatch(indices=part, counts=True) for part in shares[rank]]
+        missing = max(self.accumulation, *map(len, shares)) - len(micro_batches)
+        return micro_batches + [MicroBatch(indices=batch[-1:], counts=False)] * missing
+
+    def padding(self, epoch: int = 0) -> float:
+        """Return the share of an epoch's tokens that is padding, if each step were one batch per process."""
+        assert self.lengths is not None
+        lengths = self.lengths[self._order(epoch)]
+        pieces = [
+            piece
+            for start in range(0, self.rows, self.total_batch_size)
+            for piece in np.array_split(
+                lengths[start : start + self.total_batch_size], self.accumulation * self.world_size
+            )
+            if len(piece)
+        ]
+        padded = sum(len(piece) * int(piece.max()) for piece in pieces)
+        return 1 - int(lengths.sum()) / padded
+
+    def _divided(self, piece: Indices) -> list[Indices]:
+        """Cut rows into parts that each respect `max_tokens`, in order."""
+        if self.max_tokens is None:
+            return [piece]
+        assert self.lengths is not None
+        cuts, start, longest = [], 0, 0
+        for place, length in enumerate(self.lengths[piece].tolist()):
+            longest = max(longest, length)
+            if place > start and longest * (place + 1 - start) > self.max_tokens:
+                cuts.append(place)
+                start, longest = place, length
+        return np.split(piece, cuts)
+
+    def _order(self, epoch: int) -> Indices:
+        """Return the rows of an epoch in the order in which batches take them."""
+        if epoch not in self._orders:
+            if len(self._orders) > 1:
+                self._orders.clear()
+            self._orders[epoch] = self._new_order(epoch)
+        return self._orders[epoch]
+
+    @cached_property
+    def _orders(self) -> dict[int, Indices]:
+        return {}
+
+    def _new_order(self, epoch: int) -> Indices:
+        generator = np.random.default_rng([self.seed, epoch])
+        order = generator.permutation(self.rows)
+        if not self.group_by_length:
+            return order
+        assert self.lengths is not None
+        size = self.total_batch_size
+        pool = size * max(1, min(POOL_BATCHES, self.steps_per_epoch // POOLS))
+        pools = np.split(order, range(pool, self.rows, pool))
+        order = np.concatenate([rows[np.argsort(-self.lengths[rows], kind="stable")] for rows in pools])
+        whole = self.rows // size * size  # the last batch of an epoch may be a shorter one, and stays the last
+        batches = order[:whole].reshape(-1, size)
+        batches = batches[generator.permutation(len(batches))]
+        if epoch == 0 and whole:  # what the device's memory has no room for fails at once, not in an hour
+            longest = int(self.lengths[batches].max(axis=1).argmax())
+            batches[[0, longest]] = batches[[longest, 0]]
+        return np.concatenate([batches.reshape(-1), order[whole:]])
 
 
 def accumulation_for(total: int, per_device: int, world_size: int) -> int:
@@ -118,12 +193,6 @@ def smaller_batch(per_device: int) -> int:
     With accumulation raised by the same factor, a step keeps exactly its rows.
     """
     return next(size for size in range(per_device // 2, 0, -1) if per_device % size == 0)
-
-
-@functools.lru_cache(maxsize=2)
-def _order(rows: int, seed: int, epoch: int) -> Indices:
-    """Return the shuffled rows of an epoch."""
-    return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

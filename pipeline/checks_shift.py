@@ -11,7 +11,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtrc
 
 from pipeline.checks import Finding
 from pipeline.label_index import LabelIndex
@@ -121,6 +120,8 @@ def chi_square(first: NDArray[np.int64], second: NDArray[np.int64]) -> float:
 
     K. Pearson, Phil. Mag. 50, 1900; classes in neither are left out.
     """
+    from scipy.special import chdtrc  # late: slow to load, and needed only where splits are given
+
     table = np.stack([first, second])[:, (first + second) > 0].astype(float)
     expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
     return float(chdtrc(max(table.shape[1] - 1, 1), ((table - expected) ** 2 / expected).sum()))

@@ -5,13 +5,12 @@ Promises: every row is scored exactly once in the result, whatever the number of
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 
+from pipeline.forward import batch_bounds, longest_first, to_device, token_budget, width_step
 from pipeline.tokens import TokenStore
 
 
@@ -28,22 +27,30 @@ def distributed_logits(
         model: a prepared sequence classifier; left in evaluation mode.
         tokens: tokenized rows.
         positions: rows to score, int64, shape (rows,), at least one.
-        batch_size: rows per process and forward pass.
+        batch_size: rows per process and forward pass at most; there are fewer where they are long, see
+            `pipeline.forward.token_budget`.
         accelerator: the processes.
     """
-    world, rank = accelerator.num_processes, accelerator.process_index
-    order = np.argsort(-tokens.lengths[positions], kind="stable")  # alike lengths together: little padding
-    share = math.ceil(len(order) / world)
-    # Every process must take part in every forward pass and in the gathering, so short shares repeat some rows.
-    dealt = np.resize(order, share * world)
-    mine = dealt[rank::world]
+    world, rank, device = accelerator.num_processes, accelerator.process_index, accelerator.device
+    order = longest_first(tokens.lengths[positions])
+    # Every process must take part in every forward pass and in the gathering, so short shares repeat the last row.
+    dealt = np.append(order, np.repeat(order[-1:], -len(order) % world))
+    mine, share = dealt[rank::world], len(dealt) // world
+    # Of the first process, whose rows are the longest: all must divide their shares alike.
+    lengths = tokens.lengths[positions[dealt[::world]]]
+    step = width_step(device)
+    bounds = batch_bounds(
+        lengths if tokens.pad_to is None else np.full(share, tokens.pad_to),
+        max_rows=batch_size,
+        max_tokens=token_budget(device),
+        multiple_of=step,
+    )
     model.eval()
     pieces = []
     with torch.inference_mode():
-        for start in range(0, share, batch_size):
-            batch = tokens.batch(positions[mine[start : start + batch_size]])
-            inputs = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-            pieces.append(model(**inputs).logits.float())
+        for where in bounds:
+            batch = tokens.batch(positions[mine[where]], pad_to_multiple_of=step)
+            pieces.append(model(**to_device(batch, device)).logits.float())
         gathered = accelerator.gather(torch.cat(pieces)).cpu().numpy()
     logits = np.empty((len(order), gathered.shape[1]), dtype=np.float32)
     for process in range(world):

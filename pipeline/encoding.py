@@ -6,8 +6,9 @@ row carries the length it had before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,35 @@ class Encoded:
     input_ids: list[Sequence[int]]
     token_type_ids: list[Sequence[int]] | None
     full_lengths: list[int]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FlatRows:
+    """Unpadded rows, one after the other.
+
+    Attributes:
+        input_ids: int32, shape (tokens,).
+        token_type_ids: int8, shape (tokens,); None where the model has none.
+        lengths: int64, shape (rows,): tokens per row.
+        full_lengths: int32, shape (rows,): the same before truncation.
+    """
+
+    input_ids: npt.NDArray[np.int32]
+    token_type_ids: npt.NDArray[np.int8] | None
+    lengths: npt.NDArray[np.int64]
+    full_lengths: npt.NDArray[np.int32]
+
+    @staticmethod
+    def of(encoded: Encoded) -> FlatRows:
+        """Return rows that are given as lists."""
+        lengths = flat_array(map(len, encoded.input_ids), np.int64, len(encoded.input_ids))
+        tokens, types = int(lengths.sum()), encoded.token_type_ids
+        return FlatRows(
+            input_ids=flat_array(chain.from_iterable(encoded.input_ids), np.int32, tokens),
+            token_type_ids=None if types is None else flat_array(chain.from_iterable(types), np.int8, tokens),
+            lengths=lengths,
+            full_lengths=flat_array(encoded.full_lengths, np.int32, len(lengths)),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +178,8 @@ class Encoder:
             return Encoded(input_ids=[], token_type_ids=[] if self.has_token_types else None, full_lengths=[])
         if not self.tokenizer.is_fast:
             return self._encode_slowly(texts, pairs)
-        backend = self.tokenizer.backend_tokenizer
-        rows = _rows(texts, pairs)
-        backend.no_padding()
-        backend.enable_truncation(self.max_length, stride=0, strategy="longest_first", direction=self._truncation_side)
+        backend = self.truncating_backend()
+        rows = joined(texts, pairs)
         encodings = backend.encode_batch_fast(rows)
         lengths = [len(encoding) for encoding in encodings]
         cut = [index for index, encoding in enumerate(encodings) if encoding.overflowing]
@@ -166,9 +194,16 @@ class Encoder:
             full_lengths=lengths,
         )
 
+    def truncating_backend(self) -> Any:
+        """Return the tokenizer in Rust, set to cut at max_length and not to pad; only where the tokenizer has one."""
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_padding()
+        backend.enable_truncation(self.max_length, stride=0, strategy="longest_first", direction=self._truncation_side)
+        return backend
+
     def _encode_slowly(self, texts: Sequence[str], pairs: Sequence[str | None] | None) -> Encoded:
         """Encode through the tokenizer's own call: for tokenizers written in Python."""
-        rows = [(row,) if isinstance(row, str) else row for row in _rows(texts, pairs)]
+        rows = [(row,) if isinstance(row, str) else row for row in joined(texts, pairs)]
         cut = [self.tokenizer(*row, truncation=True, max_length=self.max_length) for row in rows]
         return Encoded(
             input_ids=[encoding["input_ids"] for encoding in cut],
@@ -181,7 +216,13 @@ class Encoder:
         return str(self.tokenizer.truncation_side)
 
 
-def _rows(texts: Sequence[str], pairs: Sequence[str | None] | None) -> list[str | tuple[str, str]]:
+def flat_array(numbers: Iterable[int], dtype: npt.DTypeLike, count: int) -> npt.NDArray[Any]:
+    """Return numbers as an array of shape (count,)."""
+    return np.fromiter(numbers, dtype, count)
+
+
+def joined(texts: Sequence[str], pairs: Sequence[str | None] | None) -> list[str | tuple[str, str]]:
+    """Return each row as a tokenizer takes it: a text, or a text and its pair."""
     if pairs is None:
         return list(texts)
     return [text if pair is None else (text, pair) for text, pair in zip(texts, pairs, strict=True)]

@@ -210,7 +210,7 @@ def evaluate_splits(
     if evaluate.temperature_scaling:
         _check_temperature(known, labelled)
     counts = ", ".join(f"{len(part.row_ids):,} rows of {part.split}" for part in parts)
-    say(f"evaluate: {counts}, on {classifier.device}, batches of {evaluate.per_device_batch_size}")
+    say(f"evaluate: {counts}, on {classifier.device}")
     for part in parts:
         if not len(part.row_ids):
             say(f"evaluate: {part.split} has no labelled rows and is not scored")
@@ -309,7 +309,7 @@ def _outcome(classifier: Classifier, tokens: TokenStore, part: _Labelled, batch_
         task = bar.add_task(part.split, total=len(positions), note="")
         logits = classifier.logits(
             tokens.lengths[positions],
-            lambda chosen: tokens.batch(positions[chosen]),
+            lambda chosen, step: tokens.batch(positions[chosen], pad_to_multiple_of=step),
             batch_size=batch_size,
             on_batch=lambda done: bar.advance(task, done),
         )

@@ -22,6 +22,7 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.callbacks import own_callbacks
 from pipeline.checkpoints import CheckpointStore, TrainingState
 from pipeline.console import say, table
@@ -77,6 +78,7 @@ def fine_tune(train: Train, model: Model, tracking: Tracking, logged_params: Map
             refuses a checkpoint.
     """
     started = time.perf_counter()
+    keep_freed_memory()
     accelerator = _accelerator()
     check_sharding(accelerator, train)
     labels = LabelSet.read(LABELS)
@@ -96,7 +98,7 @@ def fine_tune(train: Train, model: Model, tracking: Tracking, logged_params: Map
     criterion = build_criterion(train, labels, train_rows.labels)
     with accelerator.main_process_first():  # one process downloads, the others find it in the cache
         source = resolve(model, weights=True)
-    plan = plan_of(len(train_rows), train, accelerator.num_processes)
+    plan = plan_of(tokens.lengths[train_rows.positions], train, accelerator.num_processes)
     check_schedule(train, plan.total_steps)
     processes, held = Processes(accelerator), ExitStack()
 
@@ -329,7 +331,7 @@ def _thresholds(job: Job, encoder: Encoder, folder: Path) -> npt.NDArray[np.floa
     positions = job.validation.positions
     logits = classifier.logits(
         job.tokens.lengths[positions],
-        lambda rows: job.tokens.batch(positions[rows]),
+        lambda rows, step: job.tokens.batch(positions[rows], pad_to_multiple_of=step),
         batch_size=job.recipe.per_device_eval_batch_size,
         on_batch=lambda _: None,
     )

@@ -32,6 +32,7 @@ ROUNDING = {
     "train.gradient_accumulation_steps",
     "train.gradient_checkpointing",
     "train.pad_to_max_length",
+    "train.per_device_max_tokens",
     "train.per_device_eval_batch_size",
     "train.per_device_train_batch_size",
     "train.total_train_batch_size",

@@ -1,11 +1,13 @@
 """A trained model, ready to classify: what evaluate and predict share.
 
-Promises: float32 without autocast, on the best device there is, so both stages get the same logits for the same rows;
-batches are sorted by length to save padding, results come back in the caller's order.
+Promises: float32 unless bf16 is asked for, on the best device there is; equal rows get equal logits from both stages,
+but for rounding, since batches differ: they hold texts of like lengths, as many as suit the device; results come back
+in the caller's order.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,11 +23,13 @@ from transformers.utils import logging
 from pipeline.decisions import Decisions, decide, read_thresholds
 from pipeline.encoding import Encoder
 from pipeline.errors import SeqtrackError
+from pipeline.forward import autocast, batch_bounds, longest_first, to_device, token_budget, width_step
 from pipeline.labels import LabelSet, ProblemType
 from pipeline.modeling import trusts_code
 from pipeline.outputs import folder_digest, read_manifest
+from pipeline.params import Precision
 
-MakeBatch = Callable[[npt.NDArray[np.int64]], dict[str, torch.Tensor]]
+MakeBatch = Callable[[npt.NDArray[np.int64], int], dict[str, torch.Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,7 @@ class Classifier:
         run_key: identity of the training run.
         metrics: import paths of the user's metrics that it was trained with.
         thresholds: of multi-label classes, float64 [classes]; None is 0.5 for all.
+        mixed_precision: in which `logits` computes: `no` is float32; `bf16` multiplies matrices in bfloat16.
     """
 
     model: Any  # the class differs by architecture
@@ -49,10 +54,15 @@ class Classifier:
     run_key: str
     metrics: tuple[str, ...] = ()
     thresholds: npt.NDArray[np.float64] | None = None
+    mixed_precision: Precision = "no"
 
     @staticmethod
-    def load(folder: Path) -> Classifier:
+    def load(folder: Path, *, mixed_precision: Precision = "no") -> Classifier:
         """Load the folder that train wrote.
+
+        Args:
+            folder: data/model, or a copy of it.
+            mixed_precision: see `Classifier`.
 
         Raises:
             SeqtrackError: the folder is missing or of another version.
@@ -65,6 +75,7 @@ class Classifier:
             digest=folder_digest(folder),
             run_key=manifest["run_key"],
             metrics=tuple(manifest["params"].get("train", {}).get("custom", {}).get("metrics", ())),
+            mixed_precision=mixed_precision,
         )
 
     @staticmethod
@@ -117,8 +128,9 @@ class Classifier:
 
         Args:
             lengths: tokens per row, [rows].
-            make_batch: given row numbers, int64 [batch], returns the model's padded inputs for them.
-            batch_size: rows per batch.
+            make_batch: given row numbers, int64 [batch], and what the width must be a multiple of, returns the model's
+                padded inputs for them.
+            batch_size: rows per batch at most; it has fewer where they are long, see `pipeline.forward.token_budget`.
             on_batch: called after each batch with the number of rows in it.
 
         Returns:
@@ -127,15 +139,26 @@ class Classifier:
         Raises:
             SeqtrackError: the model gives NaN or infinity.
         """
-        # Longest first: a batch too large for the device fails at once, not at the end.
-        order = np.argsort(-lengths.astype(np.int64), kind="stable")
+        device, order = self.device, longest_first(lengths)
+        step = width_step(device)
+        bounds = batch_bounds(lengths[order], max_rows=batch_size, max_tokens=token_budget(device), multiple_of=step)
         result = np.empty((len(lengths), self.labels.width), np.float32)
-        with torch.inference_mode():
-            for start in range(0, len(order), batch_size):
-                rows = order[start : start + batch_size]
-                inputs = {name: tensor.to(self.device) for name, tensor in make_batch(rows).items()}
-                result[rows] = self.model(**inputs).logits.cpu().numpy()
-                on_batch(len(rows))
+        begun: deque[tuple[npt.NDArray[np.int64], torch.Tensor]] = deque()
+
+        def fetch() -> None:
+            rows, logits = begun.popleft()
+            result[rows] = logits.float().cpu().numpy()
+            on_batch(len(rows))
+
+        with torch.inference_mode(), autocast(device, self.mixed_precision):
+            for where in bounds:
+                rows = order[where]
+                begun.append((rows, self.model(**to_device(make_batch(rows, step), device)).logits))
+                # A batch late: fetching waits for the device, which has the next one to compute by then.
+                if len(begun) > 1:
+                    fetch()
+            while begun:
+                fetch()
         if not np.isfinite(result).all():
             raise SeqtrackError(
                 "the model's outputs are not finite: its training diverged",

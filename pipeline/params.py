@@ -58,6 +58,7 @@ def _inside(pattern: str | None, key: str) -> str | None:
 
 
 PredictFormat = Literal["jsonl", "csv", "tsv", "parquet"]
+Precision = Literal["no", "bf16"]
 ImportPath = Annotated[str, AfterValidator(_is_import_path)]
 ImportPaths = Annotated[tuple[ImportPath, ...], Field(strict=False)]
 # The names of transformers.SchedulerType, which would take seconds to import; a test compares.
@@ -362,12 +363,19 @@ class Train(Section):
     num_train_epochs: Annotated[float, Field(gt=0)]
     per_device_train_batch_size: PositiveInt
     per_device_eval_batch_size: PositiveInt
+    """Most rows of a batch while the validation split is scored; it has fewer where they are long."""
     gradient_accumulation_steps: PositiveInt
     """Micro-batches per optimiser step; total batch = per-device batch x processes x this."""
     total_train_batch_size: PositiveInt | None
     """Rows per optimiser step over all processes; gradient_accumulation_steps is then derived from it."""
     auto_find_batch_size: bool
     """When a GPU runs out of memory, halve the per-device batch, double the accumulation and go on."""
+    train_sampling_strategy: Literal["group_by_length", "random"]
+    """Whether a batch holds texts of similar length, which saves padding, or random ones."""
+    per_device_max_tokens: PositiveInt | None
+    """Tokens of a batch, padding included, above which it is computed in parts; null is no limit."""
+    cheap_dropout: bool
+    """On a CPU draw dropout's masks with a faster generator, at 16 bits an element; false takes PyTorch's own."""
     pad_to_max_length: bool
     """Pad every batch to tokenize.max_length, for devices that compile each shape anew (TPU)."""
     learning_rate: Annotated[float, Field(gt=0)]
@@ -507,6 +515,9 @@ class Evaluate(Section):
     """How the final scores are computed."""
 
     per_device_batch_size: PositiveInt
+    """Most rows of a batch; it has fewer where they are long, as suits the device."""
+    mixed_precision: Precision = "no"
+    """`no` computes in float32; `bf16` multiplies matrices in bfloat16, which is faster where the device can."""
     bootstrap_samples: Annotated[int, Field(ge=100)]
     """Resamples behind each confidence interval."""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
@@ -529,6 +540,9 @@ class Predict(Section):
     pattern: NonEmpty | None = None
     """Which files in the folder predict.path, for example `test*.jsonl`; null takes its data files."""
     batch_size: PositiveInt
+    """Most rows of a batch; it has fewer where they are long, as suits the device."""
+    mixed_precision: Precision = "no"
+    """As in `evaluate`: what one says of the other holds where both are the same."""
     format: PredictFormat = "jsonl"
     """What is written: `jsonl`, `csv`, `tsv` or `parquet`."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -655,6 +669,8 @@ def _explain(path: Path, document: CommentedMap, error: ValidationError) -> Seqt
 
 def _describe(finding: ErrorDetails) -> tuple[str, str | None, str | None, str | None]:
     """Return (problem, expected, found, fix) for one finding of pydantic's."""
+    if finding["type"] == "value_error":
+        return str(finding["ctx"]["error"]), None, None, None
     *parents, name = finding["loc"]
     section = _section_at(parents)
     if finding["type"] == "extra_forbidden" and section:
@@ -665,8 +681,6 @@ def _describe(finding: ErrorDetails) -> tuple[str, str | None, str | None, str |
         return f"unknown key{nearest}", "one of " + ", ".join(valid), None, None
     if finding["type"] == "missing":
         return "missing key", _allowed(section, name), None, "add it to params.yaml"
-    if finding["type"] == "value_error":
-        return str(finding["ctx"]["error"]), None, None, None
     value = finding["input"]
     unquoted = finding["type"] == "string_type" and isinstance(value, bool | int | float)
     # Inside a list there is no field to look up, but pydantic's message.

@@ -6,16 +6,19 @@ Promises: one record per row, in the rows' order; memory does not grow with a da
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from pipeline.console import progress, say, table
+from pipeline.encoding import Encoded
 from pipeline.inference import Classifier
 from pipeline.labels import LabelSet
 from pipeline.outputs import output_folder, write_manifest
@@ -24,7 +27,11 @@ from pipeline.prediction_input import Example, Source
 from pipeline.prediction_output import writer
 from pipeline.submission import FOLDER, Submission, submission_file, submission_for
 
-WINDOW_BATCHES = 32  # batches read, sorted by length and written together: little padding, bounded memory
+# Rows read, sorted by length and written together: little padding, bounded memory.
+WINDOW_ROWS = 8192
+WINDOW_CHARACTERS = 2**25
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +62,12 @@ def predict_sources(classifier: Classifier, sources: Sequence[Source], folder: P
         classifier: the trained model.
         sources: what to classify.
         folder: output folder, replaced whole.
-        settings: format and batch size; see `pipeline.prediction_output` for what a record holds.
+        settings: format, batch size and temperature; see `pipeline.prediction_output` for what a record holds.
 
     Raises:
         SeqtrackError: the model gives NaN or infinity.
     """
-    say(f"predict: with model {classifier.digest[:10]} on {classifier.device}, batches of {settings.batch_size}")
+    say(f"predict: with model {classifier.digest[:10]} on {classifier.device}")
     counts: Counter[str] = Counter()
     submissions = []
     with output_folder(folder) as out:
@@ -79,6 +86,7 @@ def predict_sources(classifier: Classifier, sources: Sequence[Source], folder: P
             },
             params={
                 "batch_size": settings.batch_size,
+                "mixed_precision": classifier.mixed_precision,
                 "temperature": settings.temperature,
                 "read_as": {source.path.name: source.described for source in sources},
             },
@@ -100,19 +108,29 @@ def logits_of(
     Args:
         classifier: the model.
         rows: at least one.
-        batch_size: rows per forward pass.
+        batch_size: rows per forward pass at most.
         on_batch: called after each with the number of rows in it.
 
     Raises:
         SeqtrackError: the model gives NaN or infinity.
     """
-    encoded = classifier.encoder.encode([row.text for row in rows], [row.text_pair for row in rows])
+    return _logits(classifier, _encoded(classifier, rows), batch_size, on_batch)
+
+
+def _encoded(classifier: Classifier, rows: Sequence[Example]) -> Encoded:
+    return classifier.encoder.encode([row.text for row in rows], [row.text_pair for row in rows])
+
+
+def _logits(
+    classifier: Classifier, encoded: Encoded, batch_size: int, on_batch: Callable[[int], None]
+) -> npt.NDArray[np.float32]:
     types = encoded.token_type_ids
     return classifier.logits(
         np.array([len(ids) for ids in encoded.input_ids]),
-        lambda places: classifier.encoder.padding.batch(
+        lambda places, step: classifier.encoder.padding.batch(
             [encoded.input_ids[place] for place in places],
             None if types is None else [types[place] for place in places],
+            multiple_of=step,
         ),
         batch_size=batch_size,
         on_batch=on_batch,
@@ -130,9 +148,13 @@ def _predict(
         submitted = stack.enter_context(submission_file(out, submission)) if submission else None
         bar = stack.enter_context(progress())
         task = bar.add_task("predict", total=source.rows, note="")
-        examples = source.examples()
-        while window := list(islice(examples, settings.batch_size * WINDOW_BATCHES)):
-            logits = logits_of(classifier, window, settings.batch_size, lambda done: bar.advance(task, done))
+        windows: Iterable[tuple[list[Example], Encoded]] = (
+            (window, _encoded(classifier, window)) for window in _windows(source.examples())
+        )
+        if _overlaps(classifier.device):
+            windows = stack.enter_context(closing(ahead(windows)))
+        for window, encoded in windows:
+            logits = _logits(classifier, encoded, settings.batch_size, lambda done: bar.advance(task, done))
             decisions = classifier.decide(logits, settings.temperature)
             ids = [example.id for example in window]
             write(ids, decisions)
@@ -140,6 +162,39 @@ def _predict(
                 submitted.writelines(submission.lines(ids, decisions))
             for said in decisions.labels:
                 yield from [said] if isinstance(said, str) else said if isinstance(said, list) else []
+
+
+def _windows(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Yield rows in order, some thousand at a time; fewer where texts are very long."""
+    window: list[Example] = []
+    characters = 0
+    for example in examples:
+        window.append(example)
+        characters += len(example.text) + len(example.text_pair or "")
+        if len(window) >= WINDOW_ROWS or characters >= WINDOW_CHARACTERS:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window
+
+
+def _overlaps(device: torch.device) -> bool:
+    """Return whether rows are read and tokenized while the model computes: on a CPU both want the same cores."""
+    return device.type != "cpu"
+
+
+def ahead(values: Iterable[Value]) -> Generator[Value]:
+    """Yield values, none of them None, each made by a thread while the caller uses the one before it.
+
+    An error in making a value comes where the value would have. The caller closes the generator; that waits for the
+    value in the making.
+    """
+    iterator = iter(values)
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        coming = thread.submit(next, iterator, None)
+        while (value := coming.result()) is not None:
+            coming = thread.submit(next, iterator, None)
+            yield value
 
 
 def _submission(source: Source, labels: LabelSet) -> Submission | None:

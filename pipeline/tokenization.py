@@ -1,19 +1,24 @@
 """The tokenize stage's work: canonical rows to Arrow files, with what was cut counted.
 
-Promises: output depends on rows, tokenizer and max_length alone: not on the split, nor on the number of threads. What
-is cut is told by the check `truncation`, with the longest rows as examples.
+Promises: output depends on rows, tokenizer and max_length alone: not on the split, the number of threads or what was
+tokenized before. What is cut is told by the check `truncation`, with the longest rows as examples.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.bulk_encoding import BulkEncoder
 from pipeline.checks import MOST_EXAMPLES, CheckResult, Example, Finding, judge_one, snippet
 from pipeline.checks_told import failure, show_checks
 from pipeline.console import facts, progress, say
@@ -23,13 +28,16 @@ from pipeline.model_source import resolve
 from pipeline.outputs import output_folder, sha256_file, write_json, write_manifest, write_text
 from pipeline.params import Model, Tokenize
 from pipeline.row_store import rows_at
-from pipeline.tokens import TokenStore, shard_writer
+from pipeline.token_cache import TokenCache, text_digests
+from pipeline.tokens import TokenStore, shard_writer, token_columns, token_schema
 
 BATCH_ROWS = 2_000  # rows tokenized at once: enough to keep all threads busy, little enough to keep memory flat
 BINS = 20  # bars of the length histogram
 
 
-def tokenize_rows(rows: Path, folder: Path, reports: Path, tokenize: Tokenize, model: Model) -> None:
+def tokenize_rows(
+    rows: Path, folder: Path, reports: Path, tokenize: Tokenize, model: Model, cache: Path | None = None
+) -> None:
     """Tokenize rows.parquet.
 
     Args:
@@ -38,6 +46,7 @@ def tokenize_rows(rows: Path, folder: Path, reports: Path, tokenize: Tokenize, m
         reports: folder that gets tokenization.json (truncation, lengths) and length_distribution.csv.
         tokenize: the section.
         model: the section; names the tokenizer.
+        cache: folder of tokens made before, for as many tokenizers as there are; None tokenizes all rows.
 
     Raises:
         SeqtrackError: rows or tokenizer are missing, max_length is more than the model can read, or rows are cut and
@@ -54,10 +63,9 @@ def tokenize_rows(rows: Path, folder: Path, reports: Path, tokenize: Tokenize, m
         say(f"tokenize: {total:,} rows with {source.name}, at most {tokenize.max_length} tokens each")
         with shard_writer(out, token_types=encoder.has_token_types) as writer, progress() as bar:
             task = bar.add_task("tokenize", total=total, note="")
-            for batch in file.iter_batches(BATCH_ROWS, columns=["row_id", "text", "text_pair"]):
-                encoded = encoder.encode(batch["text"].to_pylist(), batch["text_pair"].to_pylist())
-                writer.write(batch["row_id"], encoded)
-                bar.advance(task, len(batch))
+            for row_ids, encoded in encoded_batches(file, encoder, cache):
+                writer.write(row_ids, encoded)
+                bar.advance(task, len(row_ids))
         padding = dataclasses.asdict(encoder.padding)
         store = TokenStore(sorted(out.glob("*.arrow")), encoder.padding)
         check = judge_one("truncation", _truncation(store, rows, encoder), tokenize.truncation)
@@ -72,6 +80,54 @@ def tokenize_rows(rows: Path, folder: Path, reports: Path, tokenize: Tokenize, m
             padding=padding,
         )
     _report(store, reports, tokenize.max_length, check)
+
+
+def encoded_batches(
+    file: pq.ParquetFile, encoder: Encoder, cache: Path | None
+) -> Iterator[tuple[pa.Array, pa.RecordBatch]]:
+    """Yield all rows in order, as row ids and `tokens.token_columns`: from the cache where it has them.
+
+    Rows are read, looked up and written while the tokenizer works on the next ones.
+    """
+    bulk = BulkEncoder(encoder)
+    schema = token_schema(token_types=encoder.has_token_types)
+    kept = None
+    if cache is not None and (definition := bulk.definition) is not None:
+        kept = TokenCache(cache, definition, schema)
+    with ThreadPoolExecutor(bulk.threads) as pool:
+        waiting: deque[Callable[[], tuple[pa.Array, pa.RecordBatch]]] = deque()
+        for batch in file.iter_batches(BATCH_ROWS, columns=["row_id", "text", "text_pair"]):
+            waiting.append(_start(batch, bulk, pool, kept))
+            if len(waiting) > bulk.threads:
+                yield waiting.popleft()()
+        while waiting:
+            yield waiting.popleft()()
+    if kept is not None:
+        kept.close()
+
+
+def _start(
+    batch: pa.RecordBatch, bulk: BulkEncoder, pool: Executor, kept: TokenCache | None
+) -> Callable[[], tuple[pa.Array, pa.RecordBatch]]:
+    """Start to tokenize the rows of a batch that are new; return what waits for them and gives all rows."""
+    texts, pairs = batch["text"].to_pylist(), batch["text_pair"].to_pylist()
+    if kept is None:
+        encoding = pool.submit(bulk, texts, pairs)
+        return lambda: (batch["row_id"], token_columns(encoding.result()))
+    digests = text_digests(texts, pairs)
+    places = kept.find(digests)
+    new = np.flatnonzero(places < 0)
+    fresh = pool.submit(bulk, [texts[row] for row in new], [pairs[row] for row in new])
+
+    def finish() -> tuple[pa.Array, pa.RecordBatch]:
+        rows = token_columns(fresh.result())
+        if len(new):
+            kept.add(digests[new], rows)
+        if len(new) < len(batch):
+            rows = kept.merge(places, rows)
+        return batch["row_id"], rows
+
+    return finish
 
 
 def _tokenizer_digest(folder: Path) -> str:

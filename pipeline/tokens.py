@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.encoding import Encoded, Padding
+from pipeline.encoding import FlatRows, Padding
 from pipeline.errors import SeqtrackError
 from pipeline.outputs import read_manifest
 
@@ -29,14 +29,33 @@ SHARD_ROWS = 50_000  # rows per file; a shard is one record batch, so its values
 
 def schema(*, token_types: bool) -> pa.Schema:
     """Return the columns of a token file."""
+    return token_schema(token_types=token_types).insert(0, pa.field("row_id", pa.string(), nullable=False))
+
+
+def token_schema(*, token_types: bool) -> pa.Schema:
+    """Return the columns that follow from the texts alone."""
     fields = [
-        pa.field("row_id", pa.string(), nullable=False),
         pa.field("input_ids", pa.large_list(pa.int32()), nullable=False),
         pa.field("full_length", pa.int32(), nullable=False),  # tokens before truncation
     ]
     if token_types:
-        fields.insert(2, pa.field("token_type_ids", pa.large_list(pa.int8()), nullable=False))
+        fields.insert(1, pa.field("token_type_ids", pa.large_list(pa.int8()), nullable=False))
     return pa.schema(fields)
+
+
+def token_columns(rows: FlatRows) -> pa.RecordBatch:
+    """Return encoded rows under `token_schema`, without copying them."""
+    offsets = pa.py_buffer(np.concatenate([[0], np.cumsum(rows.lengths)]).astype(np.int64))
+
+    def lists(values: npt.NDArray[np.int32] | npt.NDArray[np.int8], of: pa.DataType) -> pa.Array:
+        flat = pa.Array.from_buffers(of, len(values), [None, pa.py_buffer(values)])
+        return pa.Array.from_buffers(pa.large_list(of), len(rows.lengths), [None, offsets], children=[flat])
+
+    full = pa.Array.from_buffers(pa.int32(), len(rows.lengths), [None, pa.py_buffer(rows.full_lengths)])
+    columns = [lists(rows.input_ids, pa.int32()), full]
+    if rows.token_type_ids is not None:
+        columns.insert(1, lists(rows.token_type_ids, pa.int8()))
+    return pa.record_batch(columns, schema=token_schema(token_types=rows.token_type_ids is not None))
 
 
 class ShardWriter:
@@ -49,13 +68,9 @@ class ShardWriter:
         self._waiting = 0
         self._shards = 0
 
-    def write(self, row_ids: pa.Array, encoded: Encoded) -> None:
-        """Append rows."""
-        columns = [row_ids, pa.array(encoded.input_ids, pa.large_list(pa.int32()))]
-        if encoded.token_type_ids is not None:
-            columns.append(pa.array(encoded.token_type_ids, pa.large_list(pa.int8())))
-        columns.append(pa.array(encoded.full_lengths, pa.int32()))
-        self._batches.append(pa.record_batch(columns, schema=self._schema))
+    def write(self, row_ids: pa.Array, rows: pa.RecordBatch) -> None:
+        """Append rows, given as `token_columns` does."""
+        self._batches.append(pa.record_batch([row_ids, *rows.columns], schema=self._schema))
         self._waiting += len(row_ids)
         while self._waiting >= SHARD_ROWS:
             self._flush()
@@ -70,8 +85,11 @@ class ShardWriter:
         shard, rest = table.slice(0, SHARD_ROWS), table.slice(SHARD_ROWS)
         path = self._folder / f"tokens-{self._shards:05d}.arrow"
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, self._schema) as writer:
-            # Copied first: a slice is written with bytes of its neighbours, which depend on how the rows came in.
-            for batch in shard.take(np.arange(shard.num_rows)).combine_chunks().to_batches():
+            # Copied first: a slice is written with bytes of its neighbours, which depend on how the rows came in. To
+            # join pieces copies them, and is the faster way.
+            pieces = shard["row_id"].num_chunks
+            copied = shard.combine_chunks() if pieces > 1 else shard.take(np.arange(shard.num_rows)).combine_chunks()
+            for batch in copied.to_batches():
                 writer.write_batch(batch)
         self._batches = rest.to_batches()
         self._waiting = rest.num_rows

@@ -15,12 +15,13 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DynamoBackend
 from accelerate.utils.memory import clear_device_cache
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
@@ -32,6 +33,7 @@ from pipeline.console import facts, progress, say
 from pipeline.control import Processes
 from pipeline.decisions import tune_thresholds
 from pipeline.distributed_eval import distributed_logits
+from pipeline.dropout import dropout_made_cheap
 from pipeline.errors import SeqtrackError, Stopped
 from pipeline.labels import LabelSet
 from pipeline.losses import Criterion
@@ -119,15 +121,20 @@ class Job:
         return self.recipe.metric_for_best_model or default_metric(self.labels.problem_type)
 
 
-def plan_of(rows: int, recipe: Train, world_size: int) -> BatchPlan:
-    """Return the order of training on a number of rows for a number of processes.
+def plan_of(lengths: npt.NDArray[np.integer[Any]], recipe: Train, world_size: int) -> BatchPlan:
+    """Return the order of training for a number of processes.
+
+    Args:
+        lengths: tokens per row of the train split, integers, shape (rows,).
+        recipe: the `train` section.
+        world_size: processes.
 
     Raises:
         SeqtrackError: train.total_train_batch_size cannot be divided among the processes.
     """
     per_device, total = recipe.per_device_train_batch_size, recipe.total_train_batch_size
     return BatchPlan(
-        rows=rows,
+        rows=len(lengths),
         per_device_batch_size=per_device,
         world_size=world_size,
         accumulation=(
@@ -135,6 +142,9 @@ def plan_of(rows: int, recipe: Train, world_size: int) -> BatchPlan:
         ),
         epochs=recipe.num_train_epochs,
         seed=recipe.seed,
+        lengths=lengths,
+        group_by_length=recipe.train_sampling_strategy == "group_by_length",
+        max_tokens=recipe.per_device_max_tokens,
     )
 
 
@@ -216,7 +226,7 @@ class _Trainer:
         self.recipe = job.recipe
         self.accelerator = accelerator
         self.listeners = listeners
-        self.plan = plan_of(len(job.train), job.recipe, accelerator.num_processes)
+        self.plan = plan_of(job.tokens.lengths[job.train.positions], job.recipe, accelerator.num_processes)
         self.main = accelerator.is_main_process
         self.sharded = is_sharded(accelerator)
         # What is trained: job.model itself, but for divided weights, when it stays whole in host memory for the export.
@@ -243,6 +253,8 @@ class _Trainer:
         self.interval = parse_interval(self.recipe.checkpoint.every)
         self.writer = CheckpointWriter(job.checkpoints, self._tell_of_checkpoint)
         self.last_checkpoint = time.monotonic()
+        compiled = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO  # which traces PyTorch's own
+        self.dropout = dropout_made_cheap if self.recipe.cheap_dropout and not compiled else contextlib.nullcontext
         self.clock = _Clock()
         # One summed loss per step, left on the device until a number is shown or saved: fetching waits for the device.
         self.pending: list[torch.Tensor] = []
@@ -264,6 +276,7 @@ class _Trainer:
                 ("processes", f"{plan.world_size} on {accelerator.device.type}"),
                 ("accumulation", f"{plan.accumulation}"),
                 ("total batch", f"{plan.total_batch_size}"),
+                ("padding", f"{plan.padding():.1%} of the tokens, sampling: {recipe.train_sampling_strategy}"),
                 ("optimisation steps", f"{plan.total_steps:,}"),
                 (
                     "trainable parameters",
@@ -381,9 +394,10 @@ class _Trainer:
         for number, micro in enumerate(micro_batches, start=1):
             last = number == len(micro_batches)
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                loss = self._loss(micro.indices) * float(micro.counts)
-                # Gradients are averaged over processes, so the mean over the global batch takes this factor.
-                self.accelerator.backward(loss * (self.plan.world_size / weight))
+                with self.dropout():
+                    loss = self._loss(micro.indices) * float(micro.counts)
+                    # Gradients are averaged over processes, so the mean over the global batch takes this factor.
+                    self.accelerator.backward(loss * (self.plan.world_size / weight))
                 losses.append(loss.detach())
         return torch.stack(losses).sum()
 

@@ -8,9 +8,7 @@ Writes: data/reports/metrics.json (scores with bootstrap intervals), data/report
 
 import time
 
-from pipeline.evaluation import evaluate_splits
-from pipeline.evaluation_report import FOLDER, write_reports
-from pipeline.inference import Classifier
+from pipeline.allocator import keep_freed_memory
 from pipeline.params import Params
 from pipeline.paths import LABELS, MODEL, REPORTS, ROWS, SPLITS, TOKENIZED
 from pipeline.results import EVALUATION_SPEED, write_timed_results
@@ -27,8 +25,14 @@ REPORT_FILES = tuple(
 def evaluate(params: Params) -> None:
     """Run the stage."""
     started = time.perf_counter()
+    keep_freed_memory()
+    # Late: they take seconds to load, and a mistake in params.yaml is told before.
+    from pipeline.evaluation import evaluate_splits
+    from pipeline.evaluation_report import FOLDER, write_reports
+    from pipeline.inference import Classifier
+
     evaluation = evaluate_splits(
-        Classifier.load(MODEL),
+        Classifier.load(MODEL, mixed_precision=params.evaluate.mixed_precision),
         TokenStore.open(TOKENIZED),
         splits=SPLITS,
         rows=ROWS,

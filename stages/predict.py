@@ -10,11 +10,10 @@ Writes: data/predictions/ (<name>.<predict.format> with id, label or score, prob
 import time
 from pathlib import Path
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.columns import read_columns
-from pipeline.inference import Classifier
 from pipeline.params import Params
 from pipeline.paths import COLUMNS, MODEL, PREDICTIONS, ROWS
-from pipeline.prediction import predict_sources
 from pipeline.prediction_input import open_sources
 from pipeline.submission import keep
 from pipeline.tracking import tracked_run
@@ -24,10 +23,16 @@ from stages.runner import run_stage
 def predict(params: Params) -> None:
     """Run the stage."""
     started = time.perf_counter()
+    keep_freed_memory()
     settings = params.predict
     trained = read_columns(MODEL / COLUMNS.name)
     sources = open_sources(Path(settings.path), params.data, rows=ROWS, pattern=settings.pattern, trained=trained)
-    predictions = predict_sources(Classifier.load(MODEL), sources, PREDICTIONS, settings)
+    # Late: they take seconds to load, and a mistake in params.yaml or the input is told before.
+    from pipeline.inference import Classifier
+    from pipeline.prediction import predict_sources
+
+    classifier = Classifier.load(MODEL, mixed_precision=settings.mixed_precision)
+    predictions = predict_sources(classifier, sources, PREDICTIONS, settings)
     keep(predictions.submissions)
     with tracked_run(predictions.run_key, params.tracking.experiment_name) as run:
         run.log_params(params.flat("predict"))

@@ -8,14 +8,14 @@ Fails, and writes none of these, when rows are longer than tokenize.max_length a
 """
 
 from pipeline.params import Params
-from pipeline.paths import REPORTS, ROWS, TOKENIZED
+from pipeline.paths import REPORTS, ROWS, TOKENIZED, state
 from pipeline.tokenization import tokenize_rows
 from stages.runner import run_stage
 
 
 def tokenize(params: Params) -> None:
     """Run the stage."""
-    tokenize_rows(ROWS, TOKENIZED, REPORTS, params.tokenize, params.model)
+    tokenize_rows(ROWS, TOKENIZED, REPORTS, params.tokenize, params.model, cache=state() / "tokens")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -41,8 +42,8 @@ class Memory:
 
 def test_a_total_batch_gives_the_accumulation() -> None:
     train = recipe(total_train_batch_size=24, per_device_train_batch_size=4)
-    assert [plan_of(100, train, world).accumulation for world in (1, 2, 3, 6)] == [6, 3, 2, 1]
-    assert {plan_of(100, train, world).total_batch_size for world in (1, 2, 3, 6)} == {24}
+    assert [plan_of(np.ones(100, np.int64), train, world).accumulation for world in (1, 2, 3, 6)] == [6, 3, 2, 1]
+    assert {plan_of(np.ones(100, np.int64), train, world).total_batch_size for world in (1, 2, 3, 6)} == {24}
 
 
 def test_a_total_batch_that_processes_cannot_share_is_refused(toy: Toy, tmp_path: Path) -> None:

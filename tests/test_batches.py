@@ -14,15 +14,26 @@ from pipeline.batches import BatchPlan, accumulation_for, smaller_batch, step_se
 from pipeline.errors import SeqtrackError
 
 SIZES = st.integers(1, 12)
-PLANS = st.builds(
-    BatchPlan,
-    rows=st.integers(1, 200),
-    per_device_batch_size=SIZES,
-    world_size=st.integers(1, 5),
-    accumulation=st.integers(1, 5),
-    epochs=st.sampled_from([0.01, 0.5, 1.0, 1.1, 2.0, 2.5]),
-    seed=st.integers(0, 2**32 - 1),
-)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> BatchPlan:
+    """Any plan: random or grouped by length, with a limit of tokens or none."""
+    rows = draw(st.integers(1, 200))
+    return BatchPlan(
+        rows=rows,
+        per_device_batch_size=draw(SIZES),
+        world_size=draw(st.integers(1, 5)),
+        accumulation=draw(st.integers(1, 5)),
+        epochs=draw(st.sampled_from([0.01, 0.5, 1.0, 1.1, 2.0, 2.5])),
+        seed=draw(st.integers(0, 2**32 - 1)),
+        lengths=np.random.default_rng(draw(st.integers(0, 99))).integers(1, 60, rows),
+        group_by_length=draw(st.booleans()),
+        max_tokens=draw(st.none() | st.integers(1, 300)),
+    )
+
+
+PLANS = plans()
 
 
 @given(PLANS, st.integers(0, 3))
@@ -45,6 +56,9 @@ def test_global_batches_do_not_depend_on_who_computes_them(
             accumulation=accumulation,
             epochs=2.0,
             seed=seed,
+            lengths=np.random.default_rng(seed).integers(1, 60, rows),
+            group_by_length=bool(seed % 2),
+            max_tokens=50 * (world - 1) or None,
         )
 
     divided, whole = plan(per_device, world, accumulation), plan(per_device * world * accumulation, 1, 1)
@@ -56,13 +70,85 @@ def test_global_batches_do_not_depend_on_who_computes_them(
 @given(PLANS, st.integers(0, 50))
 def test_micro_batches_partition_the_global_batch(plan: BatchPlan, step: int) -> None:
     ranks = [plan.micro_batches(step, rank) for rank in range(plan.world_size)]
-    assert all(len(micro) == plan.accumulation for micro in ranks)
+    assert len({len(micro) for micro in ranks}) == 1  # or a process would wait for one that is done
+    assert all(len(micro) >= plan.accumulation for micro in ranks)
     counted = [micro.indices for rank in ranks for micro in rank if micro.counts]
     assert sorted(np.concatenate(counted)) == sorted(plan.global_batch(step))
     for micro in (micro for rank in ranks for micro in rank):
         assert 1 <= len(micro.indices) <= plan.per_device_batch_size
-    sizes = [len(indices) for indices in counted]
-    assert max(sizes) - min(sizes) <= 1
+        assert micro.counts or len(micro.indices) == 1
+    if plan.max_tokens is None:
+        sizes = [len(indices) for indices in counted]
+        assert all(len(micro) == plan.accumulation for micro in ranks)
+        assert max(sizes) - min(sizes) <= 1
+
+
+@given(PLANS, st.integers(0, 50))
+def test_no_micro_batch_of_several_rows_has_more_tokens_than_the_limit(plan: BatchPlan, step: int) -> None:
+    assert plan.lengths is not None
+    limit = plan.max_tokens or 10**9
+    for rank in range(plan.world_size):
+        for micro in plan.micro_batches(step, rank):
+            assert len(micro.indices) == 1 or len(micro.indices) * plan.lengths[micro.indices].max() <= limit
+
+
+def grouped(rows: int, *, seed: int = 0, group_by_length: bool = True) -> BatchPlan:
+    return BatchPlan(
+        rows=rows,
+        per_device_batch_size=8,
+        world_size=1,
+        accumulation=2,
+        epochs=3.0,
+        seed=seed,
+        lengths=np.random.default_rng(5).geometric(0.03, rows),
+        group_by_length=group_by_length,
+    )
+
+
+def test_grouping_by_length_saves_padding() -> None:
+    assert grouped(4000).padding() < 0.06
+    assert grouped(4000, group_by_length=False).padding() > 0.4
+
+
+def test_padding_is_what_the_batches_show() -> None:
+    plan = grouped(403)
+    assert plan.lengths is not None
+    batches = [micro.indices for step in range(plan.steps_per_epoch) for micro in plan.micro_batches(step, 0)]
+    padded = sum(len(rows) * plan.lengths[rows].max() for rows in batches)
+    assert plan.padding() == pytest.approx(1 - plan.lengths.sum() / padded)
+
+
+def test_the_longest_text_comes_first_of_all() -> None:
+    plan = grouped(4000)
+    assert plan.lengths is not None
+    assert plan.lengths[plan.global_batch(0)].max() == plan.lengths.max()
+    epochs = [plan.global_batch(epoch * plan.steps_per_epoch) for epoch in (1, 2)]
+    assert any(plan.lengths[batch].max() < plan.lengths.max() for batch in epochs)
+
+
+def test_grouped_batches_come_in_random_order_with_other_neighbours_each_epoch() -> None:
+    plan = grouped(4000)
+    assert plan.lengths is not None
+
+    def batches(epoch: int) -> list[frozenset[int]]:
+        first = epoch * plan.steps_per_epoch
+        return [frozenset(plan.global_batch(step).tolist()) for step in range(first, first + plan.steps_per_epoch)]
+
+    assert not set(batches(1)) & set(batches(2))
+    means = [plan.lengths[list(batch)].mean() for batch in batches(1)]
+    assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.2
+
+
+def test_few_rows_too_find_other_neighbours_each_epoch() -> None:
+    plan = grouped(90)
+    batches = [{frozenset(plan.global_batch(6 * epoch + step).tolist()) for step in range(5)} for epoch in range(3)]
+    assert not batches[0] & batches[1]
+    assert not batches[1] & batches[2]
+
+
+def test_plans_of_other_lengths_are_not_mixed_up() -> None:
+    one, other = grouped(100), dataclasses.replace(grouped(100), lengths=np.arange(100))
+    assert not np.array_equal(one.global_batch(0), other.global_batch(0))
 
 
 @given(PLANS)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import distributed_eval
 from pipeline.distributed_eval import distributed_logits
 from pipeline.training import plan_of
 from tests.toy import REPOSITORY, Toy, accelerator, make_toy, recipe
@@ -97,7 +98,7 @@ def test_the_ready_file_for_the_cpu_trains(one: dict[str, Any], tmp_path: Path) 
 def test_gradients_of_accumulation_over_processes_are_those_of_the_whole_batch(ranks: Ranks, toy: Toy) -> None:
     """In float64 and plain PyTorch; 8 rows a step and 5 in the last, so the last micro-batches are empty."""
     train = recipe(**GRADIENTS)
-    plan = plan_of(len(toy.train), recipe(**GRADIENTS, gradient_accumulation_steps=4), 2)
+    plan = plan_of(toy.lengths, recipe(**GRADIENTS, gradient_accumulation_steps=4), 2)
     model = toy.model(dropout=False).double().train()
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
@@ -141,6 +142,53 @@ def test_fewer_rows_than_processes(ranks: Ranks) -> None:
 def test_processes_whose_clocks_disagree_save_together(ranks: Ranks) -> None:
     assert len(ranks[0]["minutes"]) > 3
     assert ranks[1]["minutes"] == []
+
+
+class OneOf:
+    """Stands for the accelerator of one of several processes; `theirs` is what all of them computed."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, rank: int, world: int, theirs: list[torch.Tensor]) -> None:
+        self.process_index, self.num_processes, self.theirs = rank, world, theirs
+        self.mine = torch.empty(0)
+
+    def gather(self, mine: torch.Tensor) -> torch.Tensor:
+        self.mine = mine
+        return torch.cat(self.theirs or [mine] * self.num_processes)
+
+
+@pytest.mark.parametrize("budget", [1, 25, 10_000])
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+@pytest.mark.parametrize("padded", [False, True])
+def test_processes_divide_their_shares_alike(
+    toy: Toy, world: int, budget: int, padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All need the same number of forward passes; batches under a budget of tokens depend on the rows in them."""
+    monkeypatch.setattr(distributed_eval, "token_budget", lambda _: budget)
+    monkeypatch.setattr(toy.tokens, "pad_to", 16 if padded else None)
+    model, positions = toy.model().eval(), np.arange(3, 30)
+    shapes: list[list[torch.Size]] = []
+    handle = model.register_forward_pre_hook(
+        lambda _, __, inputs: shapes[-1].append(inputs["input_ids"].shape), with_kwargs=True
+    )
+    theirs = []
+    for rank in range(world):
+        shapes.append([])
+        one = OneOf(rank, world, [])
+        distributed_logits(model, toy.tokens, positions, 8, one)  # type: ignore[arg-type]
+        theirs.append(one.mine)
+    handle.remove()
+    found = distributed_logits(model, toy.tokens, positions, 8, OneOf(0, world, theirs))  # type: ignore[arg-type]
+    rows = [[shape[0] for shape in rank] for rank in shapes]
+    assert all(rank == rows[0] for rank in rows)
+    assert all(shape[0] == 1 or shape.numel() <= budget for rank in shapes for shape in rank)
+    assert max(rows[0]) <= 8
+    if padded:
+        assert {shape[1] for rank in shapes for shape in rank} == {16}
+    for position, row in zip(positions, found, strict=True):
+        expected = model(**toy.tokens.batch(np.array([position]))).logits[0].detach().numpy()
+        assert np.allclose(row, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])

@@ -1,7 +1,8 @@
-"""The classifier: order restored, names and identity as saved, no noise."""
+"""The classifier: as plain transformers row by row, order restored, names and identity as saved, no noise."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from pipeline import inference
 from pipeline.errors import SeqtrackError
 from pipeline.inference import Classifier
 from pipeline.outputs import folder_digest
@@ -29,9 +31,11 @@ def run(classifier: Classifier, batch_size: int) -> tuple[npt.NDArray[np.float32
     encoded = classifier.encoder.encode(TEXTS, None)
     batches: list[int] = []
 
-    def make_batch(rows: npt.NDArray[np.int64]) -> dict[str, torch.Tensor]:
+    def make_batch(rows: npt.NDArray[np.int64], step: int) -> dict[str, torch.Tensor]:
         return classifier.encoder.padding.batch(
-            [encoded.input_ids[row] for row in rows], [encoded.token_type_ids[row] for row in rows]
+            [encoded.input_ids[row] for row in rows],
+            [encoded.token_type_ids[row] for row in rows],
+            multiple_of=step,
         )
 
     lengths = np.array([len(ids) for ids in encoded.input_ids])
@@ -49,6 +53,62 @@ def test_logits_come_in_the_order_of_the_rows(folder: Path) -> None:
         with torch.inference_mode():
             expected = classifier.model(**inputs).logits[0].numpy()
         assert found == pytest.approx(expected, abs=1e-2)  # the classes lie 2 apart
+
+
+@pytest.fixture
+def varied(folder: Path) -> Classifier:
+    """A model whose layers all tell texts apart: that of `folder` hardly does, and its head multiplies what noise does.
+
+    Its logits of one class spread over about 1.
+    """
+    classifier = Classifier.load(folder)
+    torch.manual_seed(1)
+    for module in classifier.model.modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
+            torch.nn.init.normal_(module.weight, std=0.3)
+    torch.nn.init.zeros_(classifier.model.classifier.bias)
+    return classifier
+
+
+def one_by_one(classifier: Classifier) -> npt.NDArray[np.float32]:
+    """The plain way: a forward pass of transformers per text, without padding, in float32."""
+    tokenizer = classifier.encoder.tokenizer
+    with torch.no_grad():
+        rows = [
+            classifier.model(**tokenizer(text, truncation=True, max_length=12, return_tensors="pt")).logits[0].numpy()
+            for text in TEXTS
+        ]
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("budget", [1, 30, 100_000])
+@pytest.mark.parametrize("step", [1, 8])
+def test_batches_of_any_size_give_what_rows_alone_give(
+    varied: Classifier, budget: int, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "token_budget", lambda _: budget)
+    monkeypatch.setattr(inference, "width_step", lambda _: step)
+    found, batches = run(varied, 100)
+    expected = one_by_one(varied)
+    assert np.abs(found - expected).max() < 1e-5
+    assert expected.std(axis=0).min() > 0.3
+    assert sum(batches) == len(TEXTS)
+    assert (len(batches) == 1) == (budget == 100_000)
+    assert batches[0] == {1: 1, 30: 2 if step == 1 else 1, 100_000: len(TEXTS)}[budget]  # the longest has 12 tokens
+
+
+def test_bf16_is_near_float32(varied: Classifier) -> None:
+    found, _ = run(replace(varied, mixed_precision="bf16"), 4)
+    expected = one_by_one(varied)
+    assert found.dtype == np.float32
+    assert 1e-5 < np.abs(found - expected).max() < 0.1
+    chances, said = (np.array(varied.decide(logits).probabilities) for logits in (expected, found))
+    assert np.abs(chances - said).max() < 0.02
+
+
+def test_precision_is_given_when_a_model_is_loaded(folder: Path) -> None:
+    assert Classifier.load(folder).mixed_precision == "no"
+    assert Classifier.load(folder, mixed_precision="bf16").mixed_precision == "bf16"
 
 
 def test_results_repeat_bit_for_bit(folder: Path) -> None:

@@ -6,6 +6,9 @@ import ast
 import csv
 import gzip
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,8 @@ from pipeline.errors import SeqtrackError
 from pipeline.inference import Classifier
 from pipeline.outputs import folder_digest, read_manifest, sha256_file
 from pipeline.params import Data, Predict
-from pipeline.prediction import Predictions, predict_sources
-from pipeline.prediction_input import open_sources
+from pipeline.prediction import Predictions, ahead, predict_sources
+from pipeline.prediction_input import Example, open_sources
 from tests.tiny import save_tiny_classifier
 from tests.world import World
 
@@ -99,7 +102,7 @@ def test_output_does_not_depend_on_where_windows_end(
 ) -> None:
     file = write_jsonl(tmp_path / "new.jsonl", [{"text": text} for text in TEXTS])
     whole = [line["label"] for line in lines_of(predict(classifier, file).files[0])]
-    monkeypatch.setattr(prediction, "WINDOW_BATCHES", 1)
+    monkeypatch.setattr(prediction, "WINDOW_ROWS", 3)
     assert [line["label"] for line in lines_of(predict(classifier, file, batch_size=3).files[0])] == whole
 
 
@@ -352,7 +355,7 @@ def test_memory_does_not_grow_with_the_file(
     classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No more rows are alive at once than a window and the reader hold."""
-    monkeypatch.setattr(prediction, "WINDOW_BATCHES", 2)
+    monkeypatch.setattr(prediction, "WINDOW_ROWS", 8)
     held: list[int] = []
     encode = classifier.encoder.encode
     monkeypatch.setattr(
@@ -388,3 +391,54 @@ def test_the_two_stages_do_not_import_each_others_modules(stage: str, others: se
     loaded = imported_by(f"stages.{stage}")
     assert "pipeline.inference" in loaded
     assert not {f"pipeline.{name}" for name in others} & loaded
+
+
+def test_a_window_of_long_texts_has_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "WINDOW_ROWS", 4)
+    monkeypatch.setattr(prediction, "WINDOW_CHARACTERS", 10)
+    texts = ["a" * 20, "b", "c" * 9, "d", "e", "f", "g", "h"]
+    windows = prediction._windows(Example(number, text, None) for number, text in enumerate(texts))
+    assert [[row.text for row in window] for window in windows] == [texts[:1], texts[1:3], texts[3:7], texts[7:]]
+
+
+def test_made_ahead_are_the_same_values_one_of_them_waiting() -> None:
+    made: list[int] = []
+
+    def values() -> Iterator[int]:
+        for number in range(20):
+            made.append(number)
+            yield number
+
+    with closing(ahead(values())) as coming:
+        for number, value in enumerate(coming):
+            assert value == number
+            assert len(made) <= number + 2
+    assert made == list(range(20))
+
+
+def test_an_error_ahead_comes_in_its_place_and_leaves_no_thread() -> None:
+    def values() -> Iterator[str]:
+        yield "first"
+        raise SeqtrackError("the second is bad")
+
+    before = threading.active_count()
+    with closing(ahead(values())) as coming:
+        assert next(coming) == "first"
+        with pytest.raises(SeqtrackError, match="second"):
+            next(coming)
+    with closing(ahead(iter(range(1, 100)))) as stopped:
+        assert next(stopped) == 1
+    assert threading.active_count() == before
+
+
+def test_rows_read_ahead_give_the_same_predictions(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a GPU gets, on a CPU."""
+    monkeypatch.setattr(prediction, "WINDOW_ROWS", 6)
+    file = write_jsonl(tmp_path / "new.jsonl", [{"text": text} for text in TEXTS])
+    expected = predict(classifier, file).files[0].read_bytes()
+    used: list[bool] = []
+    monkeypatch.setattr(prediction, "_overlaps", lambda _: used.append(True) or True)
+    assert predict(classifier, file).files[0].read_bytes() == expected
+    assert used

@@ -73,7 +73,7 @@ def test_one_mlflow_run_holds_everything(sample: Clone) -> None:
     assert run.info.status == "FINISHED"
     assert run.data.params["train.learning_rate"] == "0.0001"
     assert run.data.params["evaluate.bootstrap_samples"] == "1000"
-    assert run.data.params["predict.batch_size"] == "64"
+    assert run.data.params["predict.batch_size"] == "1024"
     metrics = run.data.metrics
     for name in ("loss", "learning_rate", "grad_norm", "samples_per_second"):
         steps = [point.step for point in client.get_metric_history(run.info.run_id, f"train/{name}")]

@@ -108,7 +108,7 @@ def test_steps_equal_plain_pytorch_over_the_whole_batch(
 
 
 def test_it_learns(toy: Toy, tmp_path: Path) -> None:
-    train = recipe(num_train_epochs=30, learning_rate=2e-3, per_device_train_batch_size=8)
+    train = recipe(num_train_epochs=50, learning_rate=2e-3, per_device_train_batch_size=8)
     job = job_of(toy, tmp_path, train, toy.model(dropout=False))
     state = fit(job, accelerator(), [])
     assert job.best_by == ("pearson" if toy.labels is NUMBERS else "f1_macro")

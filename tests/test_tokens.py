@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline import tokens
-from pipeline.encoding import Encoded, Padding
+from pipeline.encoding import Encoded, FlatRows, Padding
 from pipeline.errors import SeqtrackError
 from pipeline.outputs import write_manifest
-from pipeline.tokens import TokenStore, shard_writer
+from pipeline.tokens import TokenStore, shard_writer, token_columns
 
 PADDING = Padding(pad_token_id=0, pad_token_type_id=0, side="right")
 ROWS = 23
@@ -47,7 +47,7 @@ def write(folder: Path, cuts: list[int], count: int = ROWS, *, token_types: bool
                 token_type_ids=None if encoded.token_type_ids is None else encoded.token_type_ids[start:end],
                 full_lengths=encoded.full_lengths[start:end],
             )
-            writer.write(pa.array(ids[start:end], pa.string()), piece)
+            writer.write(pa.array(ids[start:end], pa.string()), token_columns(FlatRows.of(piece)))
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
@@ -117,7 +117,7 @@ def test_opening_maps_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with shard_writer(tmp_path, token_types=False) as writer:
         writer.write(
             pa.array([f"{index:032x}" for index in range(500)]),
-            Encoded(input_ids=long, token_type_ids=None, full_lengths=[4_000] * 500),
+            token_columns(FlatRows.of(Encoded(input_ids=long, token_type_ids=None, full_lengths=[4_000] * 500))),
         )
     before = pa.total_allocated_bytes()
     store = opened(tmp_path)

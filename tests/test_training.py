@@ -32,7 +32,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 
 def plain_training(toy: Toy, train: Train, model: torch.nn.Module) -> list[float]:
     """Train in plain PyTorch with the optimiser and schedule of the recipe; return the loss of each step."""
-    plan = plan_of(len(toy.train), train, 1)
+    plan = plan_of(toy.lengths, train, 1)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -78,8 +78,8 @@ def test_gradient_norms_are_those_before_clipping(toy: Toy, tmp_path: Path) -> N
 
 
 def test_it_learns_and_leaves_the_best_weights(toy: Toy, tmp_path: Path) -> None:
-    train = recipe(num_train_epochs=15, learning_rate=1e-2, metric_for_best_model="accuracy")
-    job = toy.job(tmp_path, train)
+    train = recipe(num_train_epochs=30, learning_rate=3e-3, metric_for_best_model="accuracy")
+    job = toy.job(tmp_path, train, toy.model(dropout=False))
     state = fit(job, accelerator(), [])
     scores = [evaluation.metrics["accuracy"] for evaluation in state.evaluations]
     assert state.curve[-1].loss < 0.3 * state.curve[0].loss
@@ -373,6 +373,14 @@ def test_it_says_what_it_is_about_to_do(toy: Toy, tmp_path: Path, capsys: pytest
 
 
 def test_the_plan_follows_the_recipe() -> None:
-    assert plan_of(21, recipe(seed=3, gradient_accumulation_steps=5, num_train_epochs=1.5), 2) == BatchPlan(
-        rows=21, per_device_batch_size=4, world_size=2, accumulation=5, epochs=1.5, seed=3
+    train = recipe(seed=3, gradient_accumulation_steps=5, num_train_epochs=1.5, per_device_max_tokens=99)
+    assert plan_of(np.ones(21, np.int64), train, 2) == BatchPlan(
+        rows=21,
+        per_device_batch_size=4,
+        world_size=2,
+        accumulation=5,
+        epochs=1.5,
+        seed=3,
+        group_by_length=True,
+        max_tokens=99,
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from accelerate import Accelerator
@@ -17,12 +18,12 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
 from pipeline.checkpoints import CheckpointStore, CurvePoint, Evaluation, TrainingState
-from pipeline.encoding import Encoder
+from pipeline.encoding import Encoder, FlatRows
 from pipeline.labels import LabelSet
 from pipeline.model_source import ModelSource
 from pipeline.modeling import load_classifier
 from pipeline.params import Train, load_params
-from pipeline.tokens import TokenStore, shard_writer
+from pipeline.tokens import TokenStore, shard_writer, token_columns
 from pipeline.training import Job, LabelledRows, plan_of
 from tests.tiny import save_tiny_encoder
 
@@ -64,6 +65,11 @@ class Toy:
     validation: LabelledRows
     labels: LabelSet = LABELS
 
+    @property
+    def lengths(self) -> npt.NDArray[np.int32]:
+        """Tokens per row of the train split."""
+        return self.tokens.lengths[self.train.positions]
+
     def model(self, *, seed: int = 1, dropout: bool = True) -> PreTrainedModel:
         model = load_classifier(self.source, self.labels, seed=seed, trust_remote_code=False)
         if not dropout:
@@ -99,7 +105,8 @@ def make_toy(folder: Path, *, train: int = 21, validation: int = 11, texts: Sequ
     if not made:
         (folder / "tokens").mkdir()
         with shard_writer(folder / "tokens", token_types=True) as writer:
-            writer.write(pa.array([f"{row:032x}" for row in range(len(texts))]), encoder.encode(texts, None))
+            encoded = FlatRows.of(encoder.encode(texts, None))
+            writer.write(pa.array([f"{row:032x}" for row in range(len(texts))]), token_columns(encoded))
     return Toy(
         folder=folder,
         source=ModelSource(name="tiny", folder=folder / "encoder", commit=None),
@@ -121,7 +128,7 @@ def plain_steps(
 
     `loss_of` gets the logits of some rows, and which rows of the train split they are.
     """
-    plan = plan_of(len(toy.train), train, 1)
+    plan = plan_of(toy.lengths, train, 1)
     losses = []
     model.train()
     for step in range(plan.total_steps):

@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from pipeline.encoding import FlatRows
 from pipeline.evaluation import Evaluation, evaluate_splits
 from pipeline.evaluation_report import write_reports
 from pipeline.inference import Classifier
 from pipeline.labels import LabelSet, ProblemType
 from pipeline.params import Evaluate
 from pipeline.rows import SCHEMA, row_id, write_parquet
-from pipeline.tokens import TokenStore, shard_writer
+from pipeline.tokens import TokenStore, shard_writer, token_columns
 from tests.tiny import save_tiny_classifier
 
 NAMES = ("体育", "business", "tech")
@@ -90,7 +91,8 @@ class World:
         (folder / "tokens").mkdir()
         with shard_writer(folder / "tokens", token_types=True) as writer:
             encoded = self.classifier.encoder.encode([row["text"] for row in self.rows], None)
-            writer.write(pa.array([row["row_id"] for row in self.rows]), encoded)
+            row_ids = pa.array([row["row_id"] for row in self.rows])
+            writer.write(row_ids, token_columns(FlatRows.of(encoded)))
         self.tokens = TokenStore(sorted((folder / "tokens").iterdir()), self.classifier.encoder.padding)
 
     def write_split(self, split: str, ids: list[str]) -> None:

@@ -1,0 +1,77 @@
+"""Rows through a model for its outputs alone: which of them together, and in what precision.
+
+Promises: every row comes once; the rows of a batch are alike in length, so little of it is padding; no batch has more
+rows or, padding included, more tokens than allowed, unless it is a single row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.params import Precision
+
+# Tokens of a batch. More do not make a device faster, and on a CPU drive each other out of its caches.
+TOKENS_PER_THREAD: Final = 1024
+TOKENS_ON_ACCELERATOR: Final = 32_768
+
+
+def token_budget(device: torch.device) -> int:
+    """Return how many tokens a batch should have at most, padding included, for a device to be fastest."""
+    return TOKENS_PER_THREAD * torch.get_num_threads() if device.type == "cpu" else TOKENS_ON_ACCELERATOR
+
+
+def width_step(device: torch.device) -> int:
+    """Return what the width of a batch should be a multiple of: tensor cores want 8, a CPU has no use for padding."""
+    return 1 if device.type == "cpu" else 8
+
+
+def longest_first(lengths: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
+    """Return the order in which rows are computed, int64 [rows]; rows of one length keep theirs.
+
+    Longest first: a batch too large for the device fails at once, not at the end.
+    """
+    return np.argsort(-lengths.astype(np.int64), kind="stable").astype(np.int64, copy=False)
+
+
+def batch_bounds(
+    lengths: npt.NDArray[np.integer[Any]], *, max_rows: int, max_tokens: int, multiple_of: int
+) -> list[slice]:
+    """Divide sorted rows into batches.
+
+    Args:
+        lengths: tokens per row, integers [rows], longest first.
+        max_rows: of a batch.
+        max_tokens: of a batch with its padding; a row that has more makes a batch of its own.
+        multiple_of: a batch's width is rounded up to this.
+
+    Returns:
+        Where each batch lies in `lengths`, in order.
+    """
+    bounds = []
+    start = 0
+    while start < len(lengths):
+        width = -(-int(lengths[start]) // multiple_of) * multiple_of
+        end = min(len(lengths), start + max(1, min(max_rows, max_tokens // width)))
+        bounds.append(slice(start, end))
+        start = end
+    return bounds
+
+
+def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """Copy a batch to a device; to a GPU without waiting for what it computes at the time."""
+    if device.type != "cuda":
+        return {name: tensor.to(device) for name, tensor in batch.items()}
+    return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Return the context in which a model with float32 weights computes in a precision.
+
+    To be entered once around many batches: the weights are converted in the first one.
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
