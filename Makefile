@@ -8,7 +8,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro preset classify glue-zip test test-slow lint format ui
+.PHONY: help setup repro preset classify glue glue-zip test test-slow lint format bench ui
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ preset: $(STAMP) ## Set params.yaml up for a task: NAME=mrpc, perhaps SET="fetch
 
 classify: $(STAMP) ## Classify lines of standard input: echo "a text" | make classify, perhaps MODEL=runs:/<run_id>
 	@python -m stages.classify $(if $(MODEL),--model $(MODEL))
+
+glue: $(STAMP) ## Hours: tables of GLUE's tasks, ours and Trainer, in docs/results.md; DATA= a folder, else the hub; ARGS= more
+	@python -m benchmarks.glue --trainer $(if $(DATA),--data $(DATA)) $(ARGS)
 
 glue-zip: $(STAMP) ## Collect GLUE submission files of all tasks into submission.zip; FROM= names files that go first
 	@python -m stages.glue_zip $(FROM)
