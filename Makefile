@@ -53,5 +53,8 @@ format: $(STAMP) ## Fix style
 	ruff check --fix .
 	ruff format .
 
+bench: $(STAMP) ## Measure speed and memory in half an hour; tables go into docs/benchmarks.md
+	@python -m benchmarks
+
 ui: $(STAMP) ## Compare runs in the browser
 	mlflow ui
