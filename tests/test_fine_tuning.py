@@ -201,12 +201,12 @@ class TestMistakesBeforeTheModelIsLoaded:
 
 
 def test_outputs_and_the_run(work: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(base(encoder), num_train_epochs=15, learning_rate=1e-2)
+    train(base(encoder), num_train_epochs=40, learning_rate=3e-3)
     manifest = read_manifest(MODEL)
     assert manifest["inputs"] == {"tokenized": folder_digest(TOKENIZED), "splits": folder_digest(SPLITS)}
     # Rows 11 and 23 of the train and validation splits have no label.
     assert manifest["rows"] == {"train": 19, "validation": 8}
-    assert manifest["params"]["train"]["learning_rate"] == 1e-2
+    assert manifest["params"]["train"]["learning_rate"] == 3e-3
     assert manifest["params"]["model"]["trust_remote_code"] is False
     assert manifest["max_length"] == 16
     assert {"model.safetensors", "config.json", "tokenizer.json", "labels.json"} <= manifest["files"].keys()
@@ -221,8 +221,8 @@ def test_outputs_and_the_run(work: Path, encoder: Path, capsys: pytest.CaptureFi
         history = list(csv.DictReader(stream))
     with (REPORTS / "training_curve.csv").open() as stream:
         curve = list(csv.DictReader(stream))
-    assert [line["epoch"] for line in history] == [str(epoch) for epoch in range(1, 16)]
-    assert len(curve) == 15 * 5
+    assert [line["epoch"] for line in history] == [str(epoch) for epoch in range(1, 41)]
+    assert len(curve) == 40 * 5
     assert (REPORTS / "figures" / "learning_curves.png").is_file()
 
     run = latest_run()
