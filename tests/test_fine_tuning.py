@@ -201,12 +201,12 @@ class TestMistakesBeforeTheModelIsLoaded:
 
 
 def test_outputs_and_the_run(work: Path, encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train(base(encoder), num_train_epochs=40, learning_rate=3e-3)
+    train(base(encoder), num_train_epochs=15, learning_rate=1e-2)
     manifest = read_manifest(MODEL)
     assert manifest["inputs"] == {"tokenized": folder_digest(TOKENIZED), "splits": folder_digest(SPLITS)}
     # Rows 11 and 23 of the train and validation splits have no label.
     assert manifest["rows"] == {"train": 19, "validation": 8}
-    assert manifest["params"]["train"]["learning_rate"] == 3e-3
+    assert manifest["params"]["train"]["learning_rate"] == 1e-2
     assert manifest["params"]["model"]["trust_remote_code"] is False
     assert manifest["max_length"] == 16
     assert {"model.safetensors", "config.json", "tokenizer.json", "labels.json"} <= manifest["files"].keys()
@@ -214,15 +214,19 @@ def test_outputs_and_the_run(work: Path, encoder: Path, capsys: pytest.CaptureFi
     classifier = Classifier.load(MODEL)
     assert classifier.labels.names == NAMES
     assert classifier.run_key == manifest["run_key"]
-    classify = pipeline("text-classification", str(MODEL), device="cpu")
-    assert [found["label"] for found in classify(["awful film", "great film", "blue film"])] == list(NAMES)
-
     with (REPORTS / "history.csv").open() as stream:
         history = list(csv.DictReader(stream))
+    classify = pipeline("text-classification", str(MODEL), device="cpu")
+    validation = [row for row in rows()[20:29] if row.label is not None]
+    said = [found["label"] for found in classify([row.text for row in validation])]
+    hits = sum(label == row.label for label, row in zip(said, validation, strict=True))
+    best = max(history, key=lambda line: float(line["eval_f1_macro"]))  # the first of equals
+    assert hits / len(validation) == float(best["eval_accuracy"]) > 1 / 3
+
     with (REPORTS / "training_curve.csv").open() as stream:
         curve = list(csv.DictReader(stream))
-    assert [line["epoch"] for line in history] == [str(epoch) for epoch in range(1, 41)]
-    assert len(curve) == 40 * 5
+    assert [line["epoch"] for line in history] == [str(epoch) for epoch in range(1, 16)]
+    assert len(curve) == 15 * 5
     assert (REPORTS / "figures" / "learning_curves.png").is_file()
 
     run = latest_run()
@@ -235,7 +239,7 @@ def test_outputs_and_the_run(work: Path, encoder: Path, capsys: pytest.CaptureFi
     client = mlflow.MlflowClient()
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"checkpoints", "figures", "reports"}
     model = mlflow.pyfunc.load_model(run.data.tags["seqtrack.model_uri"])
-    assert model.predict(["great film"])["label"].tolist() == ["good"]
+    assert model.predict([row.text for row in validation])["label"].tolist() == said
     out = capsys.readouterr().out
     assert f"MLflow run {run.info.run_id}" in out
     assert "best checkpoint by f1_macro is step" in out
