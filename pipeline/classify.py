@@ -38,7 +38,12 @@ class Answer:
 
 
 def answers(
-    model: TrainedModel, lines: Iterable[str], *, pair: str | None = None, window: int = WINDOW
+    model: TrainedModel,
+    lines: Iterable[str],
+    *,
+    pair: str | None = None,
+    window: int = WINDOW,
+    temperature: float = 1.0,
 ) -> Iterator[Answer]:
     """Classify texts.
 
@@ -47,6 +52,7 @@ def answers(
         lines: a text each, or a pair with a tab between its two texts.
         pair: the second text of every pair, in place of that after the tab.
         window: how many are read before they are answered.
+        temperature: of the probabilities, see `pipeline.decisions.decide`.
 
     Raises:
         SeqtrackError: a line has no text, or a single text where the model reads pairs.
@@ -55,7 +61,7 @@ def answers(
     examples = (_example(line.rstrip("\r\n"), pair, model.columns, next(numbers)) for line in lines)
     while rows := list(islice(examples, window)):
         logits = logits_of(model.classifier, rows, WINDOW, lambda _: None)
-        yield from _worded(rows, model.classifier.decide(logits), model.classifier)
+        yield from _worded(rows, model.classifier.decide(logits, temperature), model.classifier)
 
 
 def _example(line: str, pair: str | None, columns: Columns | None, number: int) -> Example:

@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("name", nargs="?", help="a preset; none lists them")
     parser.add_argument("override", nargs="*", help="key=value, in place of the preset's")
     parser.add_argument("--flags", action="store_true", help="print arguments of dvc exp run instead")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     try:
         if not arguments.name:
             table("presets", ["name", "task"], [[name, presets.description(name)] for name in presets.names()])

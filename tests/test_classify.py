@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -158,3 +159,27 @@ def test_the_program_reads_arguments(
     monkeypatch.setattr(sys, "argv", ["classify", "--model", str(folder), ""])
     with pytest.raises(SystemExit, match="error: text 1: no text"):
         classify.main()
+
+
+def test_probabilities_have_the_temperature_of_predict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = (HOME / "params.yaml").read_text(encoding="utf-8")
+    assert "\n  temperature: 1.0 " in params
+    (tmp_path / "params.yaml").write_text(params.replace("\n  temperature: 1.0 ", "\n  temperature: 2.0 "), "utf-8")
+    texts = [*TEXTS, "red film", "great film", "awful green"]
+    save_tiny_classifier(tmp_path / "data/model", texts, ("bad", "good", "other"))
+    monkeypatch.chdir(tmp_path)
+
+    def said(*arguments: str) -> list[dict[str, Any]]:
+        monkeypatch.setattr(sys, "argv", ["classify", *arguments, *texts])
+        classify.main()
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    # A model that is named may be another one, which this temperature does not fit.
+    for plain, warm in zip(said("--model", "data/model"), said(), strict=True):
+        assert warm["label"] == plain["label"]
+        roots = {name: chance**0.5 for name, chance in plain["probabilities"].items()}
+        expected = {name: root / sum(roots.values()) for name, root in roots.items()}
+        assert warm["probabilities"] == pytest.approx(expected, abs=1e-5)
+        assert warm["probabilities"] != pytest.approx(plain["probabilities"], abs=1e-3)
