@@ -1,4 +1,4 @@
-"""From `model.name_or_path` to a local folder.
+"""From `model.name_or_path`, or what the vocabulary stage wrote for `model.from_scratch`, to a local folder.
 
 Promises: whatever the name is (hub id, local folder, `package:<module>/<folder>`), the caller gets a folder whose files
 do not change under it, and a digest of the files that matter; a name that leads nowhere is explained in one line.
@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.errors import SeqtrackError
 from pipeline.outputs import sha256_file
 from pipeline.params import Model
-from pipeline.paths import hub_endpoint, hub_offline
+from pipeline.paths import VOCABULARY, hub_endpoint, hub_offline
 
 PACKAGE_PREFIX = "package:"
 # Other frameworks' weights and exports, and all subfolders: gigabytes that nothing here reads.
@@ -28,17 +28,19 @@ OFFLINE_CHOICES = (
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """A pretrained model on this machine.
+    """A model on this machine.
 
     Attributes:
         name: what params.yaml calls it.
         folder: where its files lie.
         commit: the hub commit, None for a model that did not come from a hub.
+        pretrained: whether there are weights; else the folder has a configuration and a tokenizer alone.
     """
 
     name: str
     folder: Path
     commit: str | None
+    pretrained: bool = True
 
     def digest(self) -> str:
         """Return the hex sha256 over names and contents of all top-level configuration, vocabulary and weight files."""
@@ -59,6 +61,13 @@ def resolve(model: Model, *, weights: bool) -> ModelSource:
     Raises:
         SeqtrackError: the name leads nowhere, or the hub cannot be reached.
     """
+    if model.from_scratch is not None:
+        name = f"a {model.from_scratch.model_type} from scratch"
+        if not (VOCABULARY / "config.json").is_file():
+            raise SeqtrackError(
+                "file not found", where=str(VOCABULARY / "config.json"), fix="run `dvc repro` to build it"
+            )
+        return ModelSource(name=name, folder=VOCABULARY, commit=None, pretrained=False)
     name = model.name_or_path
     if name.startswith(PACKAGE_PREFIX):
         return ModelSource(name=name, folder=_package_folder(name), commit=None)

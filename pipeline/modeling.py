@@ -1,8 +1,8 @@
-"""The pretrained encoder with a fresh classification head, and its export.
+"""The encoder with a fresh classification head, and its export.
 
-Promises: weights are float32 in memory (mixed precision is autocast's business); a new head is a function of the seed;
-an encoder is never left random without a word; the exported folder works with `transformers.pipeline` and carries
-class names.
+Promises: weights are float32 in memory (mixed precision is autocast's business); a new head is a function of the seed,
+and so are all weights of a model from scratch; a pretrained encoder is never left random without a word; the exported
+folder works with `transformers.pipeline` and carries class names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from pipeline.encoding import Encoder
@@ -45,9 +45,9 @@ def load_classifier(
     """Load an encoder and put a new classification head on it; a head of this shape that it has already stays.
 
     Args:
-        source: the pretrained model.
+        source: the pretrained model, or what one from scratch is made of.
         labels: decides the head's width and the names in config.json.
-        seed: of the head's weights.
+        seed: of the weights that are new.
         trust_remote_code: whether code in the model's folder may run.
         attn_implementation: how attention is computed; None is the plain way on a CPU, and transformers' choice (its
             fused one, where the model has it) on other devices.
@@ -64,23 +64,33 @@ def load_classifier(
         attn_implementation = "eager"
     loader: Any = own_class or AutoModelForSequenceClassification
     names = labels.names or NAMELESS
+    head: dict[str, Any] = {
+        "num_labels": labels.width,
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: index for index, name in enumerate(names)},
+        "problem_type": labels.problem_type,
+    }
+    how: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": attn_implementation}
     torch.manual_seed(seed)
+    model: PreTrainedModel
+    report: Mapping[str, Any]
     try:
         with quiet_transformers():
-            model: PreTrainedModel
-            model, report = loader.from_pretrained(
-                source.folder,
-                dtype=torch.float32,
-                num_labels=labels.width,
-                id2label=dict(enumerate(names)),
-                label2id={name: index for index, name in enumerate(names)},
-                problem_type=labels.problem_type,
-                # A head of another width, left by an earlier fine-tuning, gives way to the new one.
-                ignore_mismatched_sizes=True,
-                trust_remote_code=trust_remote_code,
-                attn_implementation=attn_implementation,
-                output_loading_info=True,
-            )
+            if source.pretrained:
+                model, report = loader.from_pretrained(
+                    source.folder,
+                    **head,
+                    **how,
+                    # A head of another width, left by an earlier fine-tuning, gives way to the new one.
+                    ignore_mismatched_sizes=True,
+                    trust_remote_code=trust_remote_code,
+                    output_loading_info=True,
+                )
+            else:
+                config = AutoConfig.from_pretrained(source.folder, **head)
+                # The public method is that of transformers' Auto class; other classes have it under this name.
+                build = loader.from_config if own_class is None else own_class._from_config
+                model = build(config, **how)
     except (ImportError, OSError, ValueError, SafetensorError) as error:
         if attn_implementation is not None and re.search("attention|attn", str(error), re.IGNORECASE):
             raise SeqtrackError(
@@ -93,11 +103,12 @@ def load_classifier(
             where=f"params.yaml: model.name_or_path: {source.name}",
             expected="a transformers encoder with config.json and weights",
         ) from error
-    _require_encoder(model, report, source)
+    if source.pretrained:
+        _require_encoder(model, report, source)
     if own_class is not None:
         _require_logits(model, labels.width)
-    if scale is not None and (head := find_head(model)) is not None:
-        name, layer = head
+    if scale is not None and source.pretrained and (found := find_head(model)) is not None:
+        name, layer = found
         fresh = {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
         if not fresh.intersection({f"{name}.weight", f"{name}.bias"}):
             scale.unfold(layer)

@@ -296,11 +296,33 @@ class Tokenize(Section):
     """What the check `truncation` does when rows are cut: `error` stops, `warn` says so, `off` does not look."""
 
 
+TokenizerKind = Literal["wordpiece", "unigram"]
+
+
+class FromScratch(Section):
+    """An architecture to train from nothing: the three keys here, and any others of transformers' config of this type
+    (`hidden_size`, `num_hidden_layers`, `hidden_dropout_prob`, ...), which the vocabulary stage checks."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Any]
+
+    model_type: NonEmpty
+    """The architecture as transformers calls it, for example `bert`."""
+    tokenizer: TokenizerKind = "wordpiece"
+    """What is trained on the train split: `wordpiece`, in which every Chinese character stands alone, or `unigram`,
+    with pieces of several."""
+    vocab_size: PositiveInt = 8000
+    """Most pieces in the vocabulary, special tokens included."""
+
+
 class Model(Section):
-    """The pretrained encoder."""
+    """The encoder: a pretrained one, or one from scratch."""
 
     name_or_path: NonEmpty
     """A hub id, a local folder, or `package:<module>/<folder>` for a model that a Python package carries."""
+    from_scratch: FromScratch | None = None
+    """An architecture that takes the place of name_or_path, with random weights and a tokenizer of the train split's
+    own; null: pretrained."""
     revision: str | None
     """Branch, tag or commit on the hub."""
     trust_remote_code: bool
@@ -576,6 +598,16 @@ class Params(Section):
     predict: Predict
     tracking: Tracking
 
+    @model_validator(mode="after")
+    def _what_starts_at_random_learns(self) -> Params:
+        held = "lora" if self.train.lora is not None else "freeze" if self.train.freeze else None
+        if self.model.from_scratch is not None and held is not None:
+            raise ValueError(
+                f"train.{held} keeps weights as they are, and those of model.from_scratch are random: "
+                f"set train.{held} to {'null' if held == 'lora' else '[]'}"
+            )
+        return self
+
     def flat(self, *sections: str) -> dict[str, str | int | float | bool | None]:
         """Return the named sections (all, when none is named) with dotted keys, for a tracker to log."""
         whole = self.model_dump(mode="json", by_alias=True)
@@ -659,8 +691,8 @@ def _explain(path: Path, document: CommentedMap, error: ValidationError) -> Seqt
     if others:
         fix = f"{fix + '; ' if fix else ''}{others} more after it"
     return SeqtrackError(
-        f"{key}: {problem}",
-        where=f"{path}:{_line(document, finding['loc'])}",
+        f"{key}: {problem}" if key else problem,  # sections that do not fit together are no single key's fault
+        where=f"{path}:{_line(document, finding['loc'])}" if key else str(path),
         expected=expected,
         found=found,
         fix=fix,
@@ -686,6 +718,20 @@ def _describe(finding: ErrorDetails) -> tuple[str, str | None, str | None, str |
     # Inside a list there is no field to look up, but pydantic's message.
     expected = _allowed(section, name) or finding["msg"].removeprefix("Input should be ")
     return "invalid value", expected, f"{value!r} ({type(value).__name__})", "put it in quotes" if unquoted else None
+
+
+def section_names() -> frozenset[str]:
+    """Return the dotted names of all sections, and of those within them, but for those that may be null."""
+    return frozenset(_sections_in(Params))
+
+
+def _sections_in(section: type[Section], prefix: str = "") -> list[str]:
+    names = []
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            names += [f"{prefix}{field.alias or name}"]
+            names += _sections_in(field.annotation, f"{prefix}{field.alias or name}.")
+    return names
 
 
 def _section_at(location: Sequence[int | str]) -> type[Section] | None:

@@ -19,6 +19,7 @@ LABELS = VALIDATED / "labels.json"
 COLUMNS = VALIDATED / "columns.json"
 REJECTED = VALIDATED / "rejected.jsonl"
 SPLITS = DATA / "splits"
+VOCABULARY = DATA / "vocabulary"
 TOKENIZED = DATA / "tokenized"
 MODEL = DATA / "model"
 REPORTS = DATA / "reports"
@@ -46,7 +47,7 @@ def root() -> Path:
 
 
 def state() -> Path:
-    """Return the folder for what is neither data nor code: checkpoints and timings, outside DVC's outputs."""
+    """Return the folder for what is neither data nor code: checkpoints, timings, caches; outside DVC's outputs."""
     return root() / ".seqtrack"
 
 

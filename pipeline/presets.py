@@ -21,11 +21,12 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import SeqtrackError
 from pipeline.outputs import write_text
-from pipeline.params import parse_params
+from pipeline.params import parse_params, section_names
 from pipeline.paths import PARAMS_FILE, PRESETS
 
 DEFAULT: Final = "default"
 _PLAIN: Final = re.compile(r"[A-Za-z][\w./-]*")  # strings that `dvc exp run -S` takes without quotes
+_SECTIONS: Final = section_names()
 _WORDS: Final = {"null", "true", "false", "none", "nan", "inf"}
 
 
@@ -57,7 +58,7 @@ def keys(name: str) -> dict[str, Any]:
     Raises:
         SeqtrackError: there is no such preset; the message has the nearest name.
     """
-    return _dotted(YAML(typ="safe").load(_text(name)))
+    return _dotted(YAML(typ="rt").load(_text(name)))  # in which 1e-4 stays as it is written
 
 
 def settings(name: str, current: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,9 +157,10 @@ def _text(name: str) -> str:
 
 
 def _dotted(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return all keys with their values; a mapping that is no section, but a key's value, stays whole."""
     found: dict[str, Any] = {}
     for key, value in node.items():
-        inner = isinstance(value, Mapping) and bool(value)
+        inner = isinstance(value, Mapping) and f"{prefix}{key}" in _SECTIONS
         found |= _dotted(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
     return found
 
@@ -176,12 +178,18 @@ def _round_trip() -> YAML:
 
 
 def _align(node: CommentedMap, key: str) -> None:
-    """Put the comment behind a value where most comments of its section stand, or two blanks behind a longer value."""
+    """Put the comment behind a value where most comments of its section stand, or two blanks behind a longer value.
+
+    Where no column has most of them it is the leftmost: a long value pushes its own comment to the right.
+    """
     comments = [tokens[2] for tokens in node.ca.items.values() if len(tokens) > 2 and tokens[2] is not None]
     own = node.ca.items.get(key, [None] * 3)[2]
     if own is not None:
-        common = Counter(comment.start_mark.column for comment in comments).most_common(1)[0][0]
-        end = int(node.lc.key(key)[1]) + len(f"{key}: {node[key]}")
+        columns = Counter(comment.start_mark.column for comment in comments)
+        common = min(columns, key=lambda column: (-columns[column], column))
+        value = node[key]
+        written = ", ".join(f"{name}: {inner}" for name, inner in value.items()) if isinstance(value, dict) else value
+        end = int(node.lc.key(key)[1]) + len(f"{key}: {written}") + (2 if isinstance(value, dict) else 0)
         own.start_mark.column = max(common, end + 2)
 
 

@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from pipeline.errors import SeqtrackError
 from pipeline.outputs import folder_digest, read_manifest
-from pipeline.paths import FETCHED, SPLITS, TOKENIZED, VALIDATED, dvc_experiment, mlflow_store, root, state
+from pipeline.paths import FETCHED, SPLITS, TOKENIZED, VALIDATED, VOCABULARY, dvc_experiment, mlflow_store, root, state
 from pipeline.timings import recall
 
 if TYPE_CHECKING:
@@ -30,7 +30,13 @@ if TYPE_CHECKING:
 RUN_KEY_TAG = "seqtrack.run_key"
 MODEL_TAG = "seqtrack.model_uri"
 MAX_PARAM_CHARS = 6000  # MLflow refuses longer ones
-UPSTREAM = {"fetch": FETCHED, "validate": VALIDATED, "split": SPLITS, "tokenize": TOKENIZED}
+UPSTREAM = {
+    "fetch": FETCHED,
+    "validate": VALIDATED,
+    "split": SPLITS,
+    "vocabulary": VOCABULARY,
+    "tokenize": TOKENIZED,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

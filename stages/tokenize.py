@@ -1,8 +1,9 @@
 """Tokenize canonical rows once, for every split and every run.
 
-Reads:  data/validated/rows.parquet, the tokenizer of model.name_or_path
+Reads:  data/validated/rows.parquet, the tokenizer of model.name_or_path, or of data/vocabulary/
 Writes: data/tokenized/ (Arrow files, manifest), data/reports/tokenization.json (lengths, the check of what was cut),
-        data/reports/length_distribution.csv
+        data/reports/length_distribution.csv;
+        .seqtrack/tokens (tokens by text, so that later runs tokenize new texts only; may be deleted)
 
 Fails, and writes none of these, when rows are longer than tokenize.max_length and tokenize.truncation is error.
 """

@@ -1,6 +1,7 @@
 """Fine-tune the encoder; start through `python -m stages.launch`, resumes by itself.
 
 Reads:  data/splits/, data/tokenized/, data/validated/, the weights of model.name_or_path
+        (or data/vocabulary/)
 Writes: data/model/ (weights, config, tokenizer, labels, manifest), data/reports/history.csv,
         data/reports/training_curve.csv, data/reports/figures/learning_curves.png;
         checkpoints under .seqtrack/checkpoints/<run_key>, the run in MLflow

@@ -9,7 +9,7 @@ import pytest
 
 from tests.clone import Clone, make_small
 
-ALL = ["fetch", "validate", "split", "tokenize", "train", "evaluate", "predict"]
+ALL = ["fetch", "validate", "split", "vocabulary", "tokenize", "train", "evaluate", "predict"]
 AFTER_TRAIN = ["train", "evaluate", "predict"]
 
 
@@ -61,7 +61,7 @@ def test_nothing_but_the_lock_file_is_left_for_git(clone: Clone) -> None:
     ("override", "stages"),
     [
         ("train.learning_rate=5e-5", AFTER_TRAIN),
-        ("split.seed=7", ["split", *AFTER_TRAIN]),
+        ("split.seed=7", ["split", "vocabulary", *AFTER_TRAIN]),
         ("predict.path=data/raw/reviews.csv", ["predict"]),
         ("evaluate.bootstrap_samples=200", ["evaluate"]),
     ],

@@ -16,7 +16,7 @@ from pipeline.params import Params
 from stages.runner import run_stage
 from tests.toy import REPOSITORY
 
-STAGES = ("fetch", "validate", "split", "tokenize", "train", "evaluate", "predict")
+STAGES = ("fetch", "validate", "split", "vocabulary", "tokenize", "train", "evaluate", "predict")
 
 
 @pytest.fixture(autouse=True)

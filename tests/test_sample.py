@@ -81,7 +81,7 @@ def test_one_mlflow_run_holds_everything(sample: Clone) -> None:
         assert steps == sorted(set(steps)), name
     assert len(client.get_metric_history(run.info.run_id, "validation/f1_macro")) == 3
     assert metrics["test/accuracy"] >= 0.965
-    for stage in ("fetch", "validate", "split", "tokenize", "train", "evaluate", "predict"):
+    for stage in ("fetch", "validate", "split", "vocabulary", "tokenize", "train", "evaluate", "predict"):
         assert metrics[f"stage_seconds/{stage}"] > 0
     assert {(i.dataset.name, i.tags[0].value) for i in run.inputs.dataset_inputs} == {
         ("train", "train"),

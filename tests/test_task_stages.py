@@ -131,8 +131,10 @@ def test_mlflow_returns_what_predict_says(labels: LabelSet, encoder: Path) -> No
     encoded = classifier.encoder.encode(texts, None)
     logits = classifier.logits(
         np.array([len(ids) for ids in encoded.input_ids]),
-        lambda chosen: classifier.encoder.padding.batch(
-            [encoded.input_ids[row] for row in chosen], [encoded.token_type_ids[row] for row in chosen]
+        lambda chosen, step: classifier.encoder.padding.batch(
+            [encoded.input_ids[row] for row in chosen],
+            [encoded.token_type_ids[row] for row in chosen],
+            multiple_of=step,
         ),
         batch_size=1,
         on_batch=lambda _: None,
