@@ -1,8 +1,9 @@
 """Start the processes of a training: `accelerate launch` with one clear line where a process fails.
 
-Promises: every flag of `accelerate launch` works and means the same, but for one thing: where both a config file and
+Promises: every flag of `accelerate launch` works and means the same, but for two things. Where both a config file and
 flags state something the file wins, and that is said, since dvc.yaml passes on every key of params.yaml's launch
-section. When one process fails or is killed, all end within 30 seconds, and one of them is named with its reason.
+section; and 0 threads per process are this machine's cores, divided among its processes. When one process fails or is
+killed, all end within 30 seconds, and one of them is named with its reason.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -59,6 +61,8 @@ def launch(arguments: Sequence[str]) -> int:
         use_cpu = _prefer_file(args, Path(args.config_file))
     else:
         args.config_file = None
+    if args.num_cpu_threads_per_process == 0:
+        args.num_cpu_threads_per_process = fair_threads(_processes_here(args))
     with tempfile.TemporaryDirectory(prefix="seqtrack-") as name:
         folder = Path(name)
         become_launcher(folder, use_cpu=use_cpu)
@@ -80,6 +84,24 @@ def launch(arguments: Sequence[str]) -> int:
         except (ValueError, ImportError, ConnectionError) as error:  # accelerate's words on flags that do not fit
             raise SeqtrackError(str(error), where="params.yaml: launch") from error
     return 0
+
+
+def fair_threads(processes: int) -> int:
+    """Return the threads of each of some processes that share this machine: its cores, divided, and at least one.
+
+    Cores, not the two or more threads that a core can run: matrix products gain nothing from those. Of the cores, those
+    that this process may use.
+    """
+    cores = psutil.cpu_count(logical=False) or 1
+    return max(1, min(cores, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cores) // processes)
+
+
+def _processes_here(args: argparse.Namespace) -> int:
+    """Return how many processes accelerate will start on this machine."""
+    stated = load_config_from_file(args.config_file) if args.config_file else None
+    total = args.num_processes or (stated.num_processes if stated is not None else None) or 1
+    machines = args.num_machines or (stated.num_machines if isinstance(stated, ClusterConfig) else None) or 1
+    return max(1, int(total) // int(machines))
 
 
 def _prefer_file(args: argparse.Namespace, path: Path) -> bool:

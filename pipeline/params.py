@@ -506,8 +506,9 @@ class Launch(Section):
     num_processes: PositiveInt = 1
     num_machines: PositiveInt = 1
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    num_cpu_threads_per_process: PositiveInt = 1
-    """Threads of each process; part of a run's identity on a CPU, where it decides the order of sums."""
+    num_cpu_threads_per_process: Annotated[int, Field(ge=0)] = 0
+    """Threads of each process, 0 for this machine's cores divided among its processes; part of a run's identity on a
+    CPU, where it decides the order of sums."""
     dynamo_backend: Literal["no", "inductor", "eager", "aot_eager"] = "no"
     cpu: bool = False
     """Train on the CPU even where there is a GPU."""

@@ -21,7 +21,7 @@ from ruamel.yaml import YAML
 
 from pipeline import launching
 from pipeline.errors import SeqtrackError
-from pipeline.launching import launch
+from pipeline.launching import fair_threads, launch
 from pipeline.params import load_params
 from tests.toy import REPOSITORY
 
@@ -272,3 +272,29 @@ def test_a_file_that_is_none_of_accelerates(tmp_path: Path, text: str | None) ->
 def test_flags_that_do_not_go_together_are_one_line() -> None:
     with pytest.raises(SeqtrackError, match=r"params\.yaml: launch: You can only use one of"):
         launch(["--multi_gpu", "--cpu", "--num_processes", "2", *FLAGS.split(), "train.py"])
+
+
+@pytest.mark.parametrize(("processes", "threads"), [(1, 6), (2, 3), (4, 1), (9, 1)])
+def test_processes_share_the_cores_that_they_may_use(
+    monkeypatch: pytest.MonkeyPatch, processes: int, threads: int
+) -> None:
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: 16 if logical else 8)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
+    assert fair_threads(processes) == threads
+
+
+@pytest.mark.parametrize(
+    ("flags", "threads"),
+    [
+        ("--num_processes 1 --num_machines 1", 8),
+        ("--num_processes 2 --multi_gpu --num_machines 1", 4),
+        ("--num_processes 4 --multi_gpu --num_machines 2 --main_process_ip localhost --main_process_port 29", 4),
+        ("--num_processes 2 --num_cpu_threads_per_process 3", 3),
+    ],
+)
+def test_zero_threads_are_a_fair_share(
+    monkeypatch: pytest.MonkeyPatch, launched: list[argparse.Namespace], flags: str, threads: int
+) -> None:
+    monkeypatch.setattr(launching, "fair_threads", lambda processes: 8 // processes)
+    launch(["--num_cpu_threads_per_process", "0", *flags.split(), "-m", "stages.train"])
+    assert launched[-1].num_cpu_threads_per_process == threads
