@@ -24,10 +24,10 @@ from pipeline.errors import SeqtrackError
 from pipeline.inference import Classifier
 from pipeline.labels import LabelSet
 from pipeline.metrics import OwnMetric, own_metrics, task_metrics
-from pipeline.params import Evaluate, SliceKind
+from pipeline.params import Evaluate
 from pipeline.resampling import Ids
 from pipeline.rows import read_row_ids, select_rows
-from pipeline.slices import COLUMNS, FEW_ROWS, is_given, length_bounds, slices
+from pipeline.slices import COLUMNS, FEW_ROWS, check_kept, is_given, length_bounds, slices
 from pipeline.targets import Targets, read_targets
 from pipeline.tokens import TokenStore
 
@@ -68,7 +68,7 @@ class SliceEvaluation:
         scores: of these rows.
     """
 
-    kind: SliceKind
+    kind: str
     name: str
     rows: int
     scores: Scores
@@ -198,7 +198,7 @@ def evaluate_splits(
     own = own_metrics(classifier.metrics, known)
     # Test stays last: the figures are about it.
     names = ("validation", AS_GIVEN, "test") if (splits / f"{AS_GIVEN}.parquet").is_file() else SCORED
-    parts = [_labelled(name, splits / f"{name}.parquet", rows, known) for name in names]
+    parts = [_labelled(name, splits / f"{name}.parquet", rows, known, evaluate) for name in names]
     labelled = [part for part in parts if len(part.row_ids)]
     if not labelled:
         raise SeqtrackError(
@@ -286,9 +286,11 @@ class _Scorer:
         return lambda rows: metric.score(outputs[rows], targets[rows])
 
 
-def _labelled(split: str, file: Path, rows: Path, labels: LabelSet) -> _Labelled:
+def _labelled(split: str, file: Path, rows: Path, labels: LabelSet, evaluate: Evaluate) -> _Labelled:
     row_ids = read_row_ids(file)
-    known, targets = read_targets(labels, select_rows(rows, row_ids, ["row_id", "label"])["label"])
+    found = select_rows(rows, row_ids, ["row_id", "label", "kept"])
+    check_kept(evaluate.slices, found)
+    known, targets = read_targets(labels, found["label"])
     labelled = pc.filter(row_ids, known)
     return _Labelled(split=split, row_ids=labelled, targets=targets, unlabelled=len(row_ids) - len(labelled))
 

@@ -5,6 +5,8 @@ Promises: formats, columns and splits are settled, and files that do not go toge
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +48,7 @@ def find_input_files(data: Data) -> list[InputFile]:
 
     Raises:
         SeqtrackError: there are no files, one is unreadable as a whole, columns cannot be told or differ between
-            files, or some files say which split they are and some do not.
+            files, a column that params.yaml names is not there, or some files say which split they are and some do not.
     """
     files = [_understood(path, data) for path in find_files(Path(data.path), data)]
     for key, name in (("data.group_by", data.group_by), ("data.time", data.time)):
@@ -58,6 +60,7 @@ def find_input_files(data: Data) -> list[InputFile]:
                 found="columns " + ", ".join(shorten(column, 30) for column in without[0].shape.columns),
                 fix=f"change {key} in params.yaml, or set it to null",
             )
+    _check_kept(data.keep_columns, files, data.path)
     check_same_columns({file.name: file.columns for file in files})
     unsaid = [file.name for file in files if file.split is None and file.columns.split is None]
     if unsaid and len(unsaid) < len(files):
@@ -70,6 +73,20 @@ def find_input_files(data: Data) -> list[InputFile]:
             "files that belong together in a folder of their own",
         )
     return files
+
+
+def _check_kept(names: Sequence[str], files: Sequence[InputFile], where: str) -> None:
+    """Check that each column to keep is in one file at least: one that is in none is a mistake in writing."""
+    found = list(dict.fromkeys(column for file in files for column in file.shape.columns))
+    for name in names:
+        if name not in found:
+            nearest = difflib.get_close_matches(name, found, n=1, cutoff=0.5)
+            raise SeqtrackError(
+                f"data.keep_columns names a column that no file has: {name!r}",
+                where=where,
+                found="columns " + ", ".join(shorten(column, 30) for column in found),
+                fix=f"did you mean {shorten(nearest[0])!r}?" if nearest else "change data.keep_columns in params.yaml",
+            )
 
 
 def _understood(path: Path, data: Data) -> InputFile:

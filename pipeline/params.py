@@ -57,6 +57,7 @@ def _inside(pattern: str | None, key: str) -> str | None:
     return pattern
 
 
+BUILT_IN_SLICES = ("length", "source", "group", "script")  # kinds of evaluate.slices that are no data.keep_columns
 PredictFormat = Literal["jsonl", "csv", "tsv", "parquet"]
 Precision = Literal["no", "bf16"]
 ImportPath = Annotated[str, AfterValidator(_is_import_path)]
@@ -130,6 +131,8 @@ class Data(Section):
     """Column that names a document, user, ...: rows of one group stay in one split; null: rows stand alone."""
     time: str | None = None
     """Column with dates, times or numbers, for split.assignment time."""
+    keep_columns: Annotated[tuple[NonEmpty, ...], Field(strict=False)] = ()
+    """Other columns to carry along, for evaluate.slices; a file may lack some of them."""
     problem_type: Literal["single_label_classification", "multi_label_classification", "regression"] | None = None
     """The task; null infers it from the labels."""
     label_delimiter: str | None = Field(default=None, min_length=1)
@@ -166,6 +169,19 @@ class Data(Section):
     @classmethod
     def _pattern_stays_inside(cls, pattern: str | None) -> str | None:
         return _inside(pattern, "data.path")
+
+    @field_validator("keep_columns")
+    @classmethod
+    def _slices_stay_apart(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
+        for place, name in enumerate(columns):
+            if name in BUILT_IN_SLICES:
+                raise ValueError(
+                    f"{name!r} is what evaluate.slices calls a kind of its own: give the column another name in your "
+                    "files"
+                )
+            if name in columns[:place]:
+                raise ValueError(f"{name!r} is there twice")
+        return columns
 
     @field_validator("labels_path")
     @classmethod
@@ -531,9 +547,6 @@ class Launch(Section):
         return self
 
 
-SliceKind = Literal["length", "source", "group", "script"]
-
-
 class Evaluate(Section):
     """How the final scores are computed."""
 
@@ -548,9 +561,9 @@ class Evaluate(Section):
     seed: Seed
     max_errors: Annotated[int, Field(ge=0)]
     """Wrong rows kept per split, worst first."""
-    slices: Annotated[tuple[SliceKind, ...], Field(strict=False)]
+    slices: Annotated[tuple[str, ...], Field(strict=False)]
     """By what each split is divided into parts that are scored on their own: `length` in tokens, `source` file, `group`
-    of data.group_by, writing system (`script`)."""
+    of data.group_by, writing system (`script`), and the names of data.keep_columns."""
     temperature_scaling: bool
     """Fit a temperature on the validation split, and report calibration with and without it."""
 
@@ -607,6 +620,31 @@ class Params(Section):
                 f"train.{held} keeps weights as they are, and those of model.from_scratch are random: "
                 f"set train.{held} to {'null' if held == 'lora' else '[]'}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _slices_are_known(self) -> Params:
+        known = [*BUILT_IN_SLICES, *self.data.keep_columns]
+        for place, name in enumerate(self.evaluate.slices):
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+                nearest = f" (did you mean {close[0]}?)" if close else ""
+                problem = ValueError(
+                    f"unknown slice {name!r}{nearest}; expected one of {', '.join(known)}; "
+                    "a column of your files has to be in data.keep_columns, too"
+                )
+                # Not raised as it is, so that the message gives the line of the slice.
+                raise ValidationError.from_exception_data(
+                    "Params",
+                    [
+                        {
+                            "type": "value_error",
+                            "loc": ("evaluate", "slices", place),
+                            "input": name,
+                            "ctx": {"error": problem},
+                        }
+                    ],
+                )
         return self
 
     def flat(self, *sections: str) -> dict[str, str | int | float | bool | None]:

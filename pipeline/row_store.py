@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 from pipeline.rows import ROW_GROUP, SCHEMA, row_id
 
+Kept = list[tuple[str, str | None]]
+"""Names of data.keep_columns and what a row has in them."""
+
 
 class Batch(NamedTuple):
     """Rows column by column, all of shape (rows,) and in file order."""
@@ -31,6 +34,7 @@ class Batch(NamedTuple):
     lines: list[int]
     groups: list[str | None]
     times: list[str | None]
+    kept: list[Kept | None]
 
     def where(self, keep: Iterable[bool]) -> Batch:
         """Return the rows for which `keep`, of shape (rows,), is true."""
@@ -68,6 +72,7 @@ class RowWriter:
             "line": batch.lines,
             "group": batch.groups,
             "time": batch.times,
+            "kept": batch.kept,
         }
         self._pending.append(pa.table(columns, schema=SCHEMA))
         self._flush(at_least=ROW_GROUP)
@@ -116,6 +121,7 @@ def relabel(path: Path, labels: Mapping[str, str]) -> None:
                     lines=columns["line"],
                     groups=columns["group"],
                     times=columns["time"],
+                    kept=columns["kept"],
                 )
             )
     fresh.replace(path)

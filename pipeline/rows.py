@@ -26,6 +26,10 @@ SCHEMA = pa.schema(
         pa.field("line", pa.int64(), nullable=False),  # first physical line of the row in it, from 1
         pa.field("group", pa.string()),  # of data.group_by: rows of one group stay in one split
         pa.field("time", pa.string()),  # of data.time: a date, a time or a number, as given
+        # Column to value, in the order of data.keep_columns; a value is null where the row has none, the whole where no
+        # column is kept. Every row names the columns, so that the schema is the same whatever they are; dictionary
+        # encoding makes that cheap.
+        pa.field("kept", pa.map_(pa.string(), pa.string())),
     ]
 )
 
@@ -76,7 +80,10 @@ def read_rows(path: Path, columns: list[str] | None = None) -> pa.Table:
                 raise SeqtrackError(
                     "not canonical rows", where=str(path), fix="run `dvc repro` to rebuild it with this version"
                 )
-            return file.read(columns)
+            found = file.read(columns)
+            # Parquet has names of its own for the parts of a map: with those, equal rows would be written as other
+            # bytes.
+            return found.cast(pa.schema([SCHEMA.field(name) for name in found.column_names]))
     except FileNotFoundError:
         raise SeqtrackError("file not found", where=str(path), fix="run `dvc repro` to build it") from None
 

@@ -1,4 +1,5 @@
-"""Parts of a split that are scored on their own: rows of one length, file, group or writing system.
+"""Parts of a split that are scored on their own: rows of one length, file, group or writing system, or alike in a
+column of the user's.
 
 Promises: every labelled row of a split is in exactly one part of each kind; parts are few, in a fixed order, and the
 bounds of lengths are the same for all splits.
@@ -14,15 +15,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.checks_text import SCRIPT_NAMES, text_facts
+from pipeline.errors import SeqtrackError
 from pipeline.labels import natural_order
-from pipeline.params import SliceKind
+from pipeline.params import BUILT_IN_SLICES
 from pipeline.resampling import Ids
 
 MOST_SLICES = 20  # of one kind; the rows of all others are one more
 FEW_ROWS = 50  # scores of fewer rows say little, and are marked
 OTHERS = "(others)"
-NO_GROUP = "(none)"
-COLUMNS = ("row_id", "text", "split", "source", "group")  # of canonical rows
+NO_VALUE = "(none)"
+COLUMNS = ("row_id", "text", "split", "source", "group", "kept")  # of canonical rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +32,12 @@ class Slice:
     """Some rows of a split.
 
     Attributes:
-        kind: what the rows have in common.
+        kind: what the rows have in common: one of BUILT_IN_SLICES, or a name of data.keep_columns.
         name: its value.
         rows: their positions in the split, ascending, int64 [rows].
     """
 
-    kind: SliceKind
+    kind: str
     name: str
     rows: Ids
 
@@ -51,7 +53,7 @@ def length_bounds(lengths: npt.NDArray[np.integer]) -> tuple[int, ...]:
 
 
 def slices(
-    kinds: Sequence[SliceKind], rows: pa.Table, lengths: npt.NDArray[np.integer], bounds: Sequence[int]
+    kinds: Sequence[str], rows: pa.Table, lengths: npt.NDArray[np.integer], bounds: Sequence[int]
 ) -> tuple[Slice, ...]:
     """Divide a split by each kind; a kind of which it has a single value is left out.
 
@@ -81,16 +83,44 @@ def is_given(rows: pa.Table, split: str) -> bool:
     return set(rows["split"].to_pylist()) == {split}
 
 
-def _keys(kind: SliceKind, rows: pa.Table, lengths: npt.NDArray[np.integer], bounds: Sequence[int]) -> list[str]:
+def check_kept(kinds: Sequence[str], rows: pa.Table) -> None:
+    """Check that rows have the columns of the user's that they are to be divided by.
+
+    Args:
+        kinds: by what.
+        rows: canonical rows with `kept`; the first speaks for all.
+
+    Raises:
+        SeqtrackError: a column was not kept when the rows were written.
+    """
+    if not rows.num_rows:
+        return
+    kept = dict(rows["kept"][0].as_py() or ())
+    missing = next((kind for kind in kinds if kind not in BUILT_IN_SLICES and kind not in kept), None)
+    if missing is not None:
+        raise SeqtrackError(
+            f"the rows have no column {missing!r}",
+            where="evaluate.slices in params.yaml",
+            fix="run `dvc repro`: validate carries along what data.keep_columns names",
+        )
+
+
+def _keys(kind: str, rows: pa.Table, lengths: npt.NDArray[np.integer], bounds: Sequence[int]) -> list[str]:
     if kind == "length":
         names = _length_names(bounds)
         return [names[bucket] for bucket in np.searchsorted(bounds, lengths, side="left")]
     if kind == "script":
         return [SCRIPT_NAMES[script] for script in text_facts(rows["text"].to_pylist()).scripts]
-    return [value or NO_GROUP for value in rows[kind].to_pylist()]
+    values = rows[kind].to_pylist() if kind in BUILT_IN_SLICES else _values_of(kind, rows)
+    return [value or NO_VALUE for value in values]
 
 
-def _order(kind: SliceKind, keys: Sequence[str], bounds: Sequence[int]) -> tuple[str, ...]:
+def _values_of(column: str, rows: pa.Table) -> list[str | None]:
+    """Return what rows have in a column of the user's."""
+    return [dict(kept)[column] for kept in rows["kept"].to_pylist()]
+
+
+def _order(kind: str, keys: Sequence[str], bounds: Sequence[int]) -> tuple[str, ...]:
     return _length_names(bounds) if kind == "length" else natural_order(keys)
 
 

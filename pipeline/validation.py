@@ -32,7 +32,7 @@ from pipeline.params import Data, Policy, Validate
 from pipeline.reading import Defect, Row, shorten
 from pipeline.row_facts import FactsBuilder, RowFacts
 from pipeline.row_sample import RowSampler
-from pipeline.row_store import Batch, RowWriter, relabel
+from pipeline.row_store import Batch, Kept, RowWriter, relabel
 from pipeline.validation_report import ChecksFailedError, ValidationReport, build_report
 from pipeline.validation_tally import Tally
 
@@ -50,6 +50,7 @@ class _Accepted(NamedTuple):
     line: int
     group: str | None
     time: str | None
+    kept: Kept | None
 
 
 class _Rejected(NamedTuple):
@@ -171,7 +172,7 @@ def _chunks(file: InputFile, data: Data, known: frozenset[str] | None, lists: se
     """Read a file and judge its rows one by one; `lists` gets the labels that stand for several classes."""
     rows = file.format.rows(file.path)
     while True:
-        batch = Batch([], [], [], [], [], [], [], [])
+        batch = Batch([], [], [], [], [], [], [], [], [])
         appends: list[Callable[[Any], None]] = [column.append for column in batch]
         chunk = _Chunk(batch=batch, positions=[], rejected=[], tall=0)
         for position, row in enumerate(islice(rows, BATCH)):
@@ -266,7 +267,10 @@ def _check(row: Row, file: InputFile, data: Data, known: frozenset[str] | None, 
             time = None if data.time is None else label_text(values.get(data.time))
         except TypeError as error:
             return Defect(row.line, "wrong_type", f"data.group_by or data.time: {error}, not one value", row.file)
-    return _Accepted(file.source(row.file), text, pair, label, split, row.line, group, time)
+    kept = _kept(row, data.keep_columns) if data.keep_columns else None
+    if isinstance(kept, Defect):
+        return kept
+    return _Accepted(file.source(row.file), text, pair, label, split, row.line, group, time, kept)
 
 
 def _label(row: Row, column: str, data: Data, known: frozenset[str] | None, lists: set[str]) -> str | Defect | None:
@@ -297,6 +301,17 @@ def _label(row: Row, column: str, data: Data, known: frozenset[str] | None, list
             row.line, "not_a_number", f"column {column}: {_shown(said)}, and the task is regression", row.file
         )
     return said
+
+
+def _kept(row: Row, names: Sequence[str]) -> Kept | Defect:
+    kept = []
+    for name in names:
+        try:
+            kept.append((name, label_text(row.values.get(name))))
+        except TypeError as error:
+            detail = f"data.keep_columns: column {name}: {error}, not one value"
+            return Defect(row.line, "wrong_type", detail, row.file)
+    return kept
 
 
 def _text(row: Row, column: str, part: str) -> str | Defect:

@@ -1,7 +1,8 @@
 """Check the user's files and write them as canonical rows.
 
 Reads   data.path (params.yaml): CSV, TSV, JSON, text, Parquet or Arrow files, or a folder of them
-Writes  data/validated/rows.parquet     row_id, text, text_pair, label, split, source, line, group, time
+Writes  data/validated/rows.parquet     row_id, text, text_pair, label, split, source, line, group, time,
+                                        kept (columns of data.keep_columns)
         data/validated/labels.json      the closed label set, in class order
         data/validated/columns.json     which column is the text, the pair, the label; it goes into the model folder
         data/validated/rejected.jsonl   every row left out, with file, line and reason

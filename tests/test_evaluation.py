@@ -188,6 +188,36 @@ def test_slices_divide_each_split(world: World, reported: Reported) -> None:
     assert all(float(line["accuracy_low"]) <= float(line["accuracy"]) <= float(line["accuracy_high"]) for line in lines)
 
 
+def test_columns_of_the_users_divide_each_split(tmp_path: Path) -> None:
+    shops = (None, "north", "south")
+    settings = SETTINGS.model_copy(update={"slices": ("shop",)})
+    world = World(tmp_path, kept_of=lambda index: [("stars", "5"), ("shop", shops[index % 3])], settings=settings)
+    reports, _ = world.report(world.evaluate())
+    everything = read_json(reports / "all_results.json")["splits"]
+    for split in ("validation", "test"):
+        expected = world.expected(split)
+        parts = {part["name"]: part for part in everything[split]["slices"]}
+        assert list(parts) == ["(none)", "north", "south"]
+        for shop, part in zip(shops, parts.values(), strict=True):
+            ids = [row["row_id"] for row in world.rows if row["split"] == split and dict(row["kept"])["shop"] == shop]
+            actual, predicted, _ = zip(*(expected[id_] for id_ in ids), strict=True)
+            assert (part["by"], part["rows"]) == ("shop", len(ids))
+            assert part["metrics"]["accuracy"] == pytest.approx(accuracy_score(actual, predicted))
+    with (reports / "evaluation" / "slices.csv").open(encoding="utf-8", newline="") as stream:
+        found = [(line["split"], line["by"], line["slice"]) for line in csv.DictReader(stream)]
+    names = ("(none)", "north", "south")
+    assert found == [(split, "shop", name) for split in ("validation", "test") for name in names]
+
+
+def test_a_column_that_was_not_kept_is_named_before_the_model_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = SETTINGS.model_copy(update={"slices": ("length", "shop")})
+    with pytest.raises(SeqtrackError, match=r"evaluate\.slices.*the rows have no column 'shop'"):
+        World(tmp_path, settings=settings).evaluate()
+    assert "evaluate:" not in capsys.readouterr().out
+
+
 def test_a_temperature_is_fitted_on_validation_and_reported_beside_the_scores_as_trained(tmp_path: Path) -> None:
     world = World(tmp_path, settings=SETTINGS.model_copy(update={"temperature_scaling": True}))
     evaluation = world.evaluate()

@@ -206,6 +206,18 @@ def test_learning_rates_are_numbers_as_people_write_them(tmp_path: Path, number:
             "pattern: a/**.csv",
             "data.pattern: ** stands for whole folders: write **/*.csv for **.csv",
         ),
+        # Columns to slice by.
+        (
+            "evaluate",
+            "slices",
+            "slices: [length, scrpt]",
+            "evaluate.slices.1: unknown slice 'scrpt' (did you mean script?); expected one of length, source, group, "
+            "script; a column of your files has to be in data.keep_columns, too",
+        ),
+        ("evaluate", "slices", "slices: [shop]", "evaluate.slices.0: unknown slice 'shop'; expected one of length,"),
+        ("data", "keep_columns", "keep_columns: [shop, group]", "data.keep_columns: 'group' is what evaluate.slices c"),
+        ("data", "keep_columns", "keep_columns: [a, b, a]", "data.keep_columns: 'a' is there twice"),
+        ("data", "keep_columns", "keep_columns: shop", "invalid value; expected a list of strings; found 'shop'"),
         ("data", "labels_path", "labels_path: /a/labels.txt", "data.labels_path: '/a/labels.txt' is absolute"),
     ],
 )
@@ -216,6 +228,15 @@ def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, section: str, key:
     place |= {f"{name}: ": line_of(name) for name in ("train", "fetch", "launch")}
     expected = next((at for start, at in place.items() if problem.startswith(start)), line_of(section, key))
     assert message.startswith(f"params.yaml:{expected}: ")
+
+
+def test_slices_by_columns_that_are_kept(tmp_path: Path) -> None:
+    text = changed("data", "keep_columns", "keep_columns: [shop, stars]")
+    slices = LINES[line_of("evaluate", "slices") - 1]
+    assert load(text.replace(slices, "  slices: [stars, length]"), tmp_path).evaluate.slices == ("stars", "length")
+    message = complaint(text.replace(slices, "  slices: [star]"), tmp_path)
+    assert "evaluate.slices.0: unknown slice 'star' (did you mean stars?)" in message
+    assert message.startswith(f"params.yaml:{line_of('evaluate', 'slices')}: ")
 
 
 def test_a_folder_may_be_called_like_a_pattern(tmp_path: Path) -> None:

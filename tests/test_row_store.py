@@ -21,6 +21,7 @@ def batch(first: int, count: int, split: str | None = None) -> Batch:
         lines=[number + 2 for number in numbers],
         groups=[None] * count,
         times=[None] * count,
+        kept=[[("shop", f"{number % 3}"), ("stars", None)] for number in numbers],
     )
 
 

@@ -28,6 +28,7 @@ def table(rows: int = 3) -> pa.Table:
         "line": list(range(rows)),
         "group": ["g"] * rows,
         "time": [None] * rows,
+        "kept": [[("shop", "a"), ("stars", None)]] * rows,
     }
     return pa.table(columns, schema=SCHEMA)
 

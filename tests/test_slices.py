@@ -11,14 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.params import SliceKind
-from pipeline.slices import MOST_SLICES, NO_GROUP, OTHERS, Slice, is_given, length_bounds, slices
-
-KINDS: tuple[SliceKind, ...] = ("length", "source", "group", "script")
+from pipeline.errors import SeqtrackError
+from pipeline.params import BUILT_IN_SLICES
+from pipeline.row_store import Kept
+from pipeline.rows import SCHEMA
+from pipeline.slices import MOST_SLICES, NO_VALUE, OTHERS, Slice, check_kept, is_given, length_bounds, slices
 
 
 def table(
-    texts: Sequence[str], *, sources: Sequence[str] | None = None, groups: Sequence[str | None] | None = None
+    texts: Sequence[str],
+    *,
+    sources: Sequence[str] | None = None,
+    groups: Sequence[str | None] | None = None,
+    kept: Sequence[Kept] | None = None,
 ) -> pa.Table:
     count = len(texts)
     return pa.table(
@@ -28,12 +33,13 @@ def table(
             "split": pa.array(["test"] * count, pa.string()),
             "source": pa.array(sources or ["a.csv"] * count),
             "group": pa.array(groups or [None] * count, pa.string()),
+            "kept": pa.array(kept or [None] * count, SCHEMA.field("kept").type),
         }
     )
 
 
 def divided(
-    kind: SliceKind, rows: pa.Table, lengths: Sequence[int] | npt.NDArray[np.int64] | None = None
+    kind: str, rows: pa.Table, lengths: Sequence[int] | npt.NDArray[np.int64] | None = None
 ) -> tuple[Slice, ...]:
     known = np.ones(rows.num_rows, int) if lengths is None else np.asarray(lengths)
     return slices((kind,), rows, known, length_bounds(known))
@@ -44,7 +50,7 @@ def divided(
 def test_every_row_is_in_one_slice_of_each_kind(rows: list[tuple[int, int]]) -> None:
     lengths = np.array([length for length, _ in rows])
     given_ = table(["word"] * len(rows), sources=[f"{source}.csv" for _, source in rows])
-    found = slices(KINDS, given_, lengths, length_bounds(lengths))
+    found = slices(BUILT_IN_SLICES, given_, lengths, length_bounds(lengths))
     for kind in {part.kind for part in found}:
         parts = [part for part in found if part.kind == kind]
         assert sorted(np.concatenate([part.rows for part in parts]).tolist()) == list(range(len(rows)))
@@ -80,11 +86,33 @@ def test_sources_come_in_natural_order_and_the_smallest_are_put_together() -> No
 def test_groups_and_writing_systems() -> None:
     rows = table(["hello", "你好世界", "bye", "再见"], groups=["b", "a", None, "a"])
     assert [(part.name, part.rows.tolist()) for part in divided("group", rows)] == [
-        (NO_GROUP, [2]),
+        (NO_VALUE, [2]),
         ("a", [1, 3]),
         ("b", [0]),
     ]
     assert {part.name: part.rows.tolist() for part in divided("script", rows)} == {"Latin": [0, 2], "Han": [1, 3]}
+
+
+def test_columns_of_the_users() -> None:
+    kept: list[Kept] = [[("shop", shop), ("stars", stars)] for shop, stars in (("b", "10"), (None, "9"), ("a", "9"))]
+    rows = table(["one", "two", "three"], kept=kept)
+    found = {(part.kind, part.name): part.rows.tolist() for part in (*divided("shop", rows), *divided("stars", rows))}
+    assert found == {
+        ("shop", NO_VALUE): [1],
+        ("shop", "a"): [2],
+        ("shop", "b"): [0],
+        ("stars", "9"): [1, 2],
+        ("stars", "10"): [0],
+    }
+
+
+def test_columns_that_rows_were_written_without_are_named() -> None:
+    kept: list[Kept] = [[("shop", None)], [("shop", "a")]]
+    check_kept(("length", "shop"), table(["one", "two"], kept=kept))
+    check_kept(("shop",), table(["one"]).slice(1))  # of no rows nothing is known
+    for rows, missing in ((table(["one", "two"], kept=kept), "stars"), (table(["one"]), "shop")):
+        with pytest.raises(SeqtrackError, match=rf"the rows have no column '{missing}'.*dvc repro"):
+            check_kept(("source", missing), rows)
 
 
 def test_a_single_value_is_no_slice() -> None:

@@ -289,6 +289,54 @@ def test_group_and_time_are_carried_along(run: Run) -> None:
         run(mapped={"group_by": "usr"})
 
 
+@pytest.mark.parametrize("suffix", WRITE)
+def test_columns_to_keep_are_carried_along_from_each_format(run: Run, suffix: str) -> None:
+    contents = {
+        "train": [{"text": "a", "label": "1", "shop": " north ", "stars": "5"}],
+        "test": [{"text": "b", "label": "0", "stars": ""}],  # a file that lacks a column
+    }
+    stem, _, ending = suffix.rpartition(".")
+    given = {f"{name}{stem}_{ending}": WRITE[suffix](rows) for name, rows in contents.items()}
+    outcome = run(mapped={"keep_columns": ["stars", "shop"]}, **given)
+    assert {row["text"]: row["kept"] for row in outcome.rows} == {
+        "a": [("stars", "5"), ("shop", "north")],
+        "b": [("stars", None), ("shop", None)],
+    }
+    without = run(**given)
+    assert {row["kept"] for row in without.rows} == {None}
+    assert [row["row_id"] for row in without.rows] == [row["row_id"] for row in outcome.rows]
+
+
+def test_columns_to_keep_hold_one_value(run: Run) -> None:
+    outcome = run(
+        limit=0.5,
+        mapped={"keep_columns": ["shop"]},
+        all_jsonl='{"text": "a", "label": "1", "shop": 7}\n{"text": "b", "label": "0", "shop": true}\n'
+        '{"text": "c", "label": "0", "shop": ["x"]}\n{"text": "d", "label": "1", "shop": {"x": 1}}\n',
+    )
+    assert [row["kept"] for row in outcome.rows] == [[("shop", "7")], [("shop", "true")]]
+    assert [(row["line"], row["reason"], row["detail"]) for row in outcome.rejected] == [
+        (3, "wrong_type", "data.keep_columns: column shop: a list, not one value"),
+        (4, "wrong_type", "data.keep_columns: column shop: a JSON object, not one value"),
+    ]
+
+
+def test_columns_to_keep_that_no_file_has(run: Run) -> None:
+    problem = r"data\.keep_columns names a column that no file has: 'shp'.*found columns text, .*did you mean 'shop'"
+    with pytest.raises(SeqtrackError, match=problem):
+        run(mapped={"keep_columns": ["shp"]}, a_csv="text,label\na,1\n", b_csv="text,label,shop\nb,0,x\n")
+
+
+def test_columns_to_keep_outlive_labels_written_anew(run: Run) -> None:
+    outcome = run(
+        mapped={"problem_type": "regression", "keep_columns": ["shop"]}, all_csv="text,label,shop\na,1,x\nb,2.50,\n"
+    )
+    assert [(row["label"], row["kept"]) for row in outcome.rows] == [
+        ("1.0", [("shop", "x")]),
+        ("2.5", [("shop", None)]),
+    ]
+
+
 def test_many_whole_numbers_are_classes(run: Run) -> None:
     assert len(run(all_csv="text,label\n" + "".join(f"t,{i}.0\n" for i in range(40))).names) == 40
 
@@ -304,9 +352,10 @@ def test_bytes_are_those_of_the_whole_table_and_of_every_run(
     monkeypatch.setattr("pipeline.row_store.ROW_GROUP", 2)
     monkeypatch.setattr(validation, "BATCH", 3)
     monkeypatch.setattr("pipeline.rows.ROW_GROUP", 2)
-    outcome = run(all_csv="text,label\na,1\nb,0\nc,0\nd,1\ne,1\n")
+    kept = {"keep_columns": ["shop"]}
+    outcome = run(mapped=kept, all_csv="text,label,shop\na,1,x\nb,0,y\nc,0,\nd,1,x\ne,1,x\n")
     first = {path.name: path.read_bytes() for path in outcome.folder.iterdir()}
-    again = run()
+    again = run(mapped=kept)
     assert {path.name: path.read_bytes() for path in again.folder.iterdir()} == first
     assert pq.ParquetFile(outcome.folder / "rows.parquet").num_row_groups == 3
     write_parquet(read_rows(outcome.folder / "rows.parquet"), tmp_path / "whole.parquet")

@@ -18,6 +18,7 @@ from pipeline.evaluation_report import write_reports
 from pipeline.inference import Classifier
 from pipeline.labels import LabelSet, ProblemType
 from pipeline.params import Evaluate
+from pipeline.row_store import Kept
 from pipeline.rows import SCHEMA, row_id, write_parquet
 from pipeline.tokens import TokenStore, shard_writer, token_columns
 from tests.tiny import save_tiny_classifier
@@ -48,7 +49,8 @@ class OneOutput(torch.nn.Module):
 
 
 class World:
-    """Everything evaluate reads, in a folder; label_of and source_of decide the label and the file of each row."""
+    """Everything evaluate reads, in a folder; label_of, source_of and kept_of decide the label, the file and
+    the kept columns of each row."""
 
     def __init__(
         self,
@@ -56,6 +58,7 @@ class World:
         label_of: Callable[[int], str | None] = lambda index: NAMES[index % 3],
         *,
         source_of: Callable[[int], str] = lambda _: "all.csv",
+        kept_of: Callable[[int], Kept | None] = lambda _: None,
         task: ProblemType = "single_label_classification",
         settings: Evaluate = SETTINGS,
     ) -> None:
@@ -74,6 +77,7 @@ class World:
                     "split": split,
                     "source": source_of(index),
                     "line": index + 2,
+                    "kept": kept_of(index),
                 }
             )
         self.folder = folder
