@@ -35,7 +35,6 @@ from pipeline.decisions import tune_thresholds
 from pipeline.distributed_eval import distributed_logits
 from pipeline.dropout import dropout_made_cheap
 from pipeline.errors import SeqtrackError, Stopped
-from pipeline.forward import width_step
 from pipeline.labels import LabelSet
 from pipeline.losses import Criterion
 from pipeline.metrics import OwnMetric, default_metric, is_maximized, task_metrics
@@ -429,7 +428,7 @@ class _Trainer:
         return self.criterion.summed(logits, labels)
 
     def _inputs(self, positions: npt.NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        batch = self.job.tokens.batch(positions, pad_to_multiple_of=width_step(self.accelerator.device))
+        batch = self.job.tokens.batch(positions)
         return {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
 
     def _record(self, grad_norm: torch.Tensor) -> None:
