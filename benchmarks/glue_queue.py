@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -136,17 +137,21 @@ def dvc(root: Path, *arguments: str, threads: int = 1) -> str:
     Raises:
         SeqtrackError: it fails.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments],
-        cwd=root,
-        env=environment(threads) | {"COLUMNS": "400"},
-        capture_output=True,
-        text=True,
-    )
+    # Into a file: workers that `queue start` leaves behind would hold the other end of a pipe open for hours.
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments],
+            cwd=root,
+            env=environment(threads) | {"COLUMNS": "400"},
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+        )
+        said.seek(0)
+        text = said.read()
     if done.returncode:
-        said = (done.stderr or done.stdout).strip()[-500:]
-        raise SeqtrackError(f"dvc {' '.join(arguments[:2])} failed", where=str(root), found=said)
-    return done.stdout
+        raise SeqtrackError(f"dvc {' '.join(arguments[:2])} failed", where=str(root), found=text.strip()[-500:])
+    return text
 
 
 def _enqueue(root: Path, name: str, unit: Unit) -> None:
