@@ -35,6 +35,7 @@ from pipeline.decisions import tune_thresholds
 from pipeline.distributed_eval import distributed_logits
 from pipeline.dropout import dropout_made_cheap
 from pipeline.errors import SeqtrackError, Stopped
+from pipeline.forward import to_device
 from pipeline.labels import LabelSet
 from pipeline.losses import Criterion
 from pipeline.metrics import OwnMetric, default_metric, is_maximized, task_metrics
@@ -428,8 +429,7 @@ class _Trainer:
         return self.criterion.summed(logits, labels)
 
     def _inputs(self, positions: npt.NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        batch = self.job.tokens.batch(positions)
-        return {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+        return to_device(self.job.tokens.batch(positions), self.accelerator.device)
 
     def _record(self, grad_norm: torch.Tensor) -> None:
         """After a step: log, evaluate, save and stop as the recipe says."""
