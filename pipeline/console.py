@@ -1,6 +1,6 @@
-"""Terminal output in one voice: tables, bars and lines.
+"""Terminal output in one voice: tables and lines.
 
-Promises: bars appear on a terminal only; piped output is plain lines without control codes.
+Promises: piped output is plain lines without control codes.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 
@@ -21,21 +20,6 @@ def console() -> Console:
 def say(line: str) -> None:
     """Print one line as it is: no markup, no highlighting, no wrapping."""
     console().print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def progress(*, quiet: bool = False) -> Progress:
-    """Return a progress display with rate-friendly columns; it draws nothing when quiet or not on a terminal."""
-    out = console()
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=out,
-        disable=quiet or not out.is_terminal,
-    )
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> None:

@@ -19,12 +19,13 @@ import pyarrow.compute as pc
 
 from pipeline.bootstrap import intervals, probability_scores, scorer
 from pipeline.calibration import Choices, fit_temperature
-from pipeline.console import progress, say
+from pipeline.console import say
 from pipeline.errors import SeqtrackError
 from pipeline.inference import Classifier
 from pipeline.labels import LabelSet
 from pipeline.metrics import OwnMetric, own_metrics, task_metrics
 from pipeline.params import Evaluate
+from pipeline.progress import progress
 from pipeline.resampling import Ids
 from pipeline.rows import read_row_ids, select_rows
 from pipeline.slices import COLUMNS, FEW_ROWS, check_kept, is_given, length_bounds, slices
@@ -307,13 +308,12 @@ def _check_temperature(labels: LabelSet, labelled: list[_Labelled]) -> None:
 
 def _outcome(classifier: Classifier, tokens: TokenStore, part: _Labelled, batch_size: int) -> _Outcome:
     positions = tokens.positions(part.row_ids)
-    with progress() as bar:
-        task = bar.add_task(part.split, total=len(positions), note="")
+    with progress(f"evaluate: {part.split}", len(positions), "rows") as bar:
         logits = classifier.logits(
             tokens.lengths[positions],
             lambda chosen, step: tokens.batch(positions[chosen], pad_to_multiple_of=step),
             batch_size=batch_size,
-            on_batch=lambda done: bar.advance(task, done),
+            on_batch=bar.advance,
         )
     return _Outcome(part=part, logits=logits, lengths=tokens.full_lengths[positions])
 

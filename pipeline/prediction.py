@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.console import progress, say, table
+from pipeline.console import say, table
 from pipeline.encoding import Encoded
 from pipeline.inference import Classifier
 from pipeline.labels import LabelSet
@@ -25,6 +25,7 @@ from pipeline.outputs import output_folder, write_manifest
 from pipeline.params import Predict
 from pipeline.prediction_input import Example, Source
 from pipeline.prediction_output import writer
+from pipeline.progress import progress
 from pipeline.submission import FOLDER, Submission, submission_file, submission_for
 
 # Rows read, sorted by length and written together: little padding, bounded memory.
@@ -146,15 +147,14 @@ def _predict(
         opened = writer(file, settings.format, classifier.labels, classifier.digest, integer_ids=source.integer_ids)
         write = stack.enter_context(opened)
         submitted = stack.enter_context(submission_file(out, submission)) if submission else None
-        bar = stack.enter_context(progress())
-        task = bar.add_task("predict", total=source.rows, note="")
+        bar = stack.enter_context(progress(f"predict: {source.name}", source.rows, "rows"))
         windows: Iterable[tuple[list[Example], Encoded]] = (
             (window, _encoded(classifier, window)) for window in _windows(source.examples())
         )
         if _overlaps(classifier.device):
             windows = stack.enter_context(closing(ahead(windows)))
         for window, encoded in windows:
-            logits = _logits(classifier, encoded, settings.batch_size, lambda done: bar.advance(task, done))
+            logits = _logits(classifier, encoded, settings.batch_size, bar.advance)
             decisions = classifier.decide(logits, settings.temperature)
             ids = [example.id for example in window]
             write(ids, decisions)

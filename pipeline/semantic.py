@@ -22,12 +22,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline import embedding, normalize, params
-from pipeline.console import progress, say
+from pipeline.console import say
 from pipeline.embedding import Embedder, best_device
 from pipeline.errors import SeqtrackError
 from pipeline.model_source import ModelSource, resolve
 from pipeline.normalize import normalise
 from pipeline.outputs import replacing
+from pipeline.progress import progress
 from pipeline.signatures import sides_of
 
 KEPT = 4  # sets of vectors that a cache holds
@@ -109,11 +110,10 @@ def find_semantic(
     vectors = _vectors(texts, source, digest, settings, cache)
     found, cosines = [np.zeros((0, 2), np.int64)], [np.zeros(0)]
     candidates = 0
-    with progress() as bar:
-        task = bar.add_task("compare", total=contents.num_rows, note="")
+    with progress("compare", contents.num_rows, "contents") as bar:
         for members, sides in zip(groups, ([left], [left, right]), strict=True):
             for done, couples in _alike(vectors, [side[members] for side in sides], threshold - _MARGIN):
-                bar.update(task, advance=done)
+                bar.advance(done)
                 pairs = members[couples]
                 pairs = pairs[(crowd[pairs[:, 0]] < 0) | (crowd[pairs[:, 0]] != crowd[pairs[:, 1]])]
                 candidates += len(pairs)
@@ -237,9 +237,8 @@ def _vectors(
 
 
 def _embed(texts: list[str], source: ModelSource, settings: params.Split) -> NDArray[np.float32]:
-    with _blaming(settings), progress() as bar:
-        task = bar.add_task("embed", total=len(texts), note="")
-        return Embedder.load(source).embed(texts, lambda done: bar.update(task, advance=done))
+    with _blaming(settings), progress("embed", len(texts), "texts") as bar:
+        return Embedder.load(source).embed(texts, bar.advance)
 
 
 @contextmanager

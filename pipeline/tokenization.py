@@ -21,12 +21,13 @@ import pyarrow.parquet as pq
 from pipeline.bulk_encoding import BulkEncoder
 from pipeline.checks import MOST_EXAMPLES, CheckResult, Example, Finding, judge_one, snippet
 from pipeline.checks_told import failure, show_checks
-from pipeline.console import facts, progress, say
+from pipeline.console import facts, say
 from pipeline.encoding import Encoder
 from pipeline.errors import SeqtrackError
 from pipeline.model_source import resolve
 from pipeline.outputs import output_folder, sha256_file, write_json, write_manifest, write_text
 from pipeline.params import Model, Tokenize
+from pipeline.progress import progress
 from pipeline.row_store import rows_at
 from pipeline.token_cache import TokenCache, text_digests
 from pipeline.tokens import TokenStore, shard_writer, token_columns, token_schema
@@ -61,11 +62,13 @@ def tokenize_rows(
     with file, output_folder(folder) as out:
         total = file.metadata.num_rows
         say(f"tokenize: {total:,} rows with {source.name}, at most {tokenize.max_length} tokens each")
-        with shard_writer(out, token_types=encoder.has_token_types) as writer, progress() as bar:
-            task = bar.add_task("tokenize", total=total, note="")
+        with (
+            shard_writer(out, token_types=encoder.has_token_types) as writer,
+            progress("tokenize", total, "rows") as bar,
+        ):
             for row_ids, encoded in encoded_batches(file, encoder, cache):
                 writer.write(row_ids, encoded)
-                bar.advance(task, len(row_ids))
+                bar.advance(len(row_ids))
         padding = dataclasses.asdict(encoder.padding)
         store = TokenStore(sorted(out.glob("*.arrow")), encoder.padding)
         check = judge_one("truncation", _truncation(store, rows, encoder), tokenize.truncation)

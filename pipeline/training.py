@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 from pipeline.batches import BatchPlan, accumulation_for, smaller_batch, step_seed
 from pipeline.checkpoint_writer import CheckpointWriter
 from pipeline.checkpoints import CheckpointStore, CurvePoint, Evaluation, Snapshot, TrainingState
-from pipeline.console import facts, progress, say
+from pipeline.console import facts, say
 from pipeline.control import Processes
 from pipeline.decisions import tune_thresholds
 from pipeline.distributed_eval import distributed_logits
@@ -49,6 +49,7 @@ from pipeline.optimization import (
 )
 from pipeline.params import Train, parse_interval
 from pipeline.probabilities import sigmoid
+from pipeline.progress import progress
 from pipeline.scaling import Scale
 from pipeline.sharding import is_sharded, set_up_sharding, whole
 from pipeline.signals import StopSignals
@@ -317,15 +318,14 @@ class _Trainer:
     def run(self) -> TrainingState:
         """Do the remaining steps."""
         try:
-            with progress(quiet=not self.main) as bar:
-                task = bar.add_task("train", total=self.plan.total_steps, completed=self.state.step, note="")
+            before, total = self.state.step, self.plan.total_steps
+            with progress("train", total, "steps", done=before, quiet=not self.main) as bar:
                 while not self.state.finished:
                     size = f"train.per_device_train_batch_size: {self.plan.per_device_batch_size}"
                     with _memory(f"train: step {self.state.step + 1:,}", size, TRAIN_REMEDIES):
                         grad_norm = self._step()
                     self._record(grad_norm)
-                    note = f"loss {self.state.curve[-1].loss:.4f}" if self.state.curve else ""
-                    bar.update(task, completed=self.state.step, note=note)
+                    bar.advance(1, f"loss {self.state.curve[-1].loss:.4f}" if self.state.curve else "")
             self.processes.on_main(self.writer.wait)
         except Stopped:  # a second signal does not wait for the disk
             raise
