@@ -12,7 +12,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import groupby, product
+from itertools import groupby, pairwise, product
 from operator import attrgetter
 from pathlib import Path
 from typing import Literal, get_args
@@ -413,22 +413,40 @@ def write_reports(
     distribution = io.StringIO()
     writer = csv.writer(distribution, lineterminator="\n")
     writer.writerow(["split", "label", "count", "bar"])  # bar: what dvc plots draws one for
-    counts = division.counts()
+    names, counts = rows_by_label(division)
     for place, split in enumerate(SPLIT_NAMES):
-        for label, count in zip((*division.label_names, UNLABELLED), counts[:, place].tolist(), strict=True):
+        for label, count in zip(names, counts[:, place].tolist(), strict=True):
             if count or label != UNLABELLED:
                 writer.writerow([split, label, count, f"{label} ({split})"])
     write_text(folder / "label_distribution.csv", distribution.getvalue())
 
 
+def rows_by_label(division: Division) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Return labels and the rows of each by split, shape (labels, 3); the last label stands for none.
+
+    Numbers, where there are more than a few, come in ranges of equal width, each without its upper end but the last.
+    """
+    names, counts = division.label_names, division.counts()
+    if division.problem_type != "regression" or len(names) <= _NUMBER_RANGES:
+        return (*names, UNLABELLED), counts
+    values = np.array(names, np.float64)
+    edges = np.histogram_bin_edges(values, _NUMBER_RANGES)
+    place = np.clip(np.digitize(values, edges) - 1, 0, _NUMBER_RANGES - 1)
+    ranges = np.zeros((_NUMBER_RANGES + 1, counts.shape[1]), np.int64)
+    np.add.at(ranges, place, counts[:-1])
+    ranges[-1] = counts[-1]
+    told = [f"{edge:.6g}" for edge in edges]
+    return (*(f"{low} to {high}" for low, high in pairwise(told)), UNLABELLED), ranges
+
+
 ALWAYS_SHOWN: tuple[Kind, ...] = ("exact", "normalized", "near")
+_NUMBER_RANGES = 10
 _MOST_LABELS = 30  # lines of the table in the terminal; label_distribution.csv has all
 
 
 def show(division: Division, pairs: list[Pair], verification: Verification) -> None:
     """Print split sizes by label, what became of the duplicates, warnings and the verdict."""
-    counts = division.counts()
-    names = (*division.label_names, UNLABELLED)
+    names, counts = rows_by_label(division)
     lines = [(names[row], *(f"{count:,}" for count in counts[row])) for row in range(len(names)) if counts[row].any()]
     if len(lines) > _MOST_LABELS:
         lines = [*lines[:_MOST_LABELS], (f"... {len(lines) - _MOST_LABELS} more", "", "", "")]

@@ -24,7 +24,7 @@ from pipeline import params
 from pipeline.assignment import Groups, assign, edges, join
 from pipeline.duplicates import Duplicates
 from pipeline.errors import SeqtrackError
-from pipeline.labels import natural_order
+from pipeline.labels import ProblemType, natural_order
 from pipeline.partial import rows_involved, shared_sides
 from pipeline.paths import SPLIT_NAMES
 from pipeline.rows import write_parquet
@@ -58,7 +58,7 @@ class Division:
         assigned: bool, shape (rows,): whether the row's split was chosen here, group by group, rather than given.
         label: int64, shape (rows,): position in label_names; -1 where the row is unlabelled.
         label_names: in natural order.
-        classes: whether labels are classes, each of which has to be in train.
+        problem_type: classes have to be in train, each of them; numbers are told in ranges.
         group: int64, shape (rows,): the user's group of each row; -1 for none.
         group_leaks: int64, shape (pairs, 2): a kept row and one of the same group that was dropped for that alone.
         partial: int64, shape (pairs, 2): rows in different splits that share one side of a pair; the second is the one
@@ -71,10 +71,15 @@ class Division:
     assigned: NDArray[np.bool_]
     label: NDArray[np.int64]
     label_names: tuple[str, ...]
-    classes: bool
+    problem_type: ProblemType
     group: NDArray[np.int64]
     group_leaks: NDArray[np.int64]
     partial: NDArray[np.int64]
+
+    @property
+    def classes(self) -> bool:
+        """Whether each label is one class, rather than a set of them or a number."""
+        return self.problem_type == "single_label_classification"
 
     def counts(self) -> NDArray[np.int64]:
         """Return rows by label and split, shape (labels + 1, 3); the last line counts the unlabelled."""
@@ -84,7 +89,13 @@ class Division:
         return table
 
 
-def divide(rows: pa.Table, duplicates: Duplicates, settings: params.Split, *, classes: bool = True) -> Division:
+def divide(
+    rows: pa.Table,
+    duplicates: Duplicates,
+    settings: params.Split,
+    *,
+    problem_type: ProblemType = "single_label_classification",
+) -> Division:
     """Decide for each row which split it is in, or why in none.
 
     Without given splits (or with train alone), repeats of one content and label are dropped but for the first, and the
@@ -97,7 +108,7 @@ def divide(rows: pa.Table, duplicates: Duplicates, settings: params.Split, *, cl
         rows: canonical rows.
         duplicates: of the same rows.
         settings: all but what the search for duplicates read of them counts here.
-        classes: whether labels are classes, to be in train and, with assignment `exact`, in all splits alike.
+        problem_type: classes have to be in train and, with assignment `exact`, in all splits alike.
 
     Raises:
         SeqtrackError: only some rows name a split, times are missing or no times, folds would replace a given split,
@@ -125,7 +136,7 @@ def divide(rows: pa.Table, duplicates: Duplicates, settings: params.Split, *, cl
     pool &= fate == Fate.KEPT
     split = np.where(fate == Fate.KEPT, given, NO_SPLIT).astype(np.int8)
     if pool.any():
-        strata = label if classes else np.zeros_like(label)
+        strata = label if problem_type == "single_label_classification" else np.zeros_like(label)
         groups = join(np.flatnonzero(pool), duplicates, strata, group, group_names, time, settings.seed)
         split[pool] = _splits_of_groups(groups, present, settings)[groups.of_row]
     partial = _shared(rows, split, duplicates.side)
@@ -139,7 +150,7 @@ def divide(rows: pa.Table, duplicates: Duplicates, settings: params.Split, *, cl
         assigned=pool,
         label=label,
         label_names=label_names,
-        classes=classes,
+        problem_type=problem_type,
         group=group,
         group_leaks=group_leaks,
         partial=partial,

@@ -28,10 +28,10 @@ from stages.runner import run_stage
 def split(params: Params) -> None:
     """Find duplicates, divide the rows, prove the result, write it."""
     rows, identity = read_rows(ROWS), sha256_file(ROWS)
-    classes = LabelSet.read(LABELS).problem_type == "single_label_classification"
+    problem_type = LabelSet.read(LABELS).problem_type
     store = SignatureStore(folder=state() / "signatures", identity=identity)
     duplicates = find_duplicates(rows, params.split, store)
-    division = divide(rows, duplicates, params.split, classes=classes)
+    division = divide(rows, duplicates, params.split, problem_type=problem_type)
     pairs = list_pairs(rows, duplicates, division, params.split)
     verification = verify(division, duplicates, pairs, params.split)
     if not verification.passed:

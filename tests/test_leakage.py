@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 from canonical import Row, changed, sentence, settings, table
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.duplicates import find_duplicates
-from pipeline.leakage import Pair, list_pairs, show, verify, write_reports
+from pipeline.leakage import Pair, list_pairs, rows_by_label, show, verify, write_reports
 from pipeline.params import Split
 from pipeline.splitting import divide
 
@@ -217,3 +219,26 @@ def test_verification_sees_shared_groups_and_sentences() -> None:
         moved[row] = 2
         found = verify(dataclasses.replace(division, split=moved), duplicates, [], options)
         assert (found.groups_crossing_splits, found.sides_shared_with_train, found.passed) == (groups, sides, False)
+
+
+@given(st.lists(st.floats(-1000, 1000).map(lambda value: round(value, 3)), min_size=12, max_size=80, unique=True))
+def test_numbers_are_told_in_ranges_that_hold_every_row(values: list[float]) -> None:
+    options = settings(train=1.0, validation=0.0, test=0.0)
+    rows = table([Row(f"text number {place}", str(value)) for place, value in enumerate(values)] + [Row("none", None)])
+    division = divide(rows, find_duplicates(rows, options), options, problem_type="regression")
+    names, counts = rows_by_label(division)
+    assert len(names) == len(counts) <= 11
+    assert counts.sum() == (division.split >= 0).sum()
+    assert counts[-1].sum() == 1
+    for name, count in zip(names[:-1], counts[:-1].sum(axis=1), strict=True):
+        low, high = (float(part) for part in name.split(" to "))
+        assert low <= high
+        assert count <= sum(low - 0.01 <= value <= high + 0.01 for value in values)
+
+
+def test_a_few_numbers_are_told_one_by_one() -> None:
+    options = settings(train=1.0, validation=0.0, test=0.0)
+    rows = table([Row(f"text number {place}", str(place % 5)) for place in range(20)])
+    names, counts = rows_by_label(divide(rows, find_duplicates(rows, options), options, problem_type="regression"))
+    assert names[:-1] == ("0", "1", "2", "3", "4")
+    assert counts[:-1, 0].tolist() == [4] * 5

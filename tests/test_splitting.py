@@ -431,6 +431,6 @@ def test_sentences_shared_across_splits_are_found_and_kept_or_dropped() -> None:
 
 def test_labels_that_are_no_classes_need_not_be_in_train() -> None:
     rows = table([Row(f"text {number}", label=str(number / 7)) for number in range(60)])
-    division = divide(rows, find_duplicates(rows, settings()), settings(assignment="exact"), classes=False)
+    division = divide(rows, find_duplicates(rows, settings()), settings(assignment="exact"), problem_type="regression")
     assert division.counts().sum(axis=0).tolist() == [48, 6, 6]
     assert missing_classes(division) == []
