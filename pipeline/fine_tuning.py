@@ -282,6 +282,7 @@ def _classifier(
         attn_implementation=model.attn_implementation,
         own_class=own_class,
         scale=scale,
+        dropout=train.dropout,
     )
     if scale is not None:
         # Now: what training does to the model's forward pass would hide which layer's output is the model's.

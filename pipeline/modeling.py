@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from pipeline.encoding import Encoder
@@ -41,6 +41,7 @@ def load_classifier(
     attn_implementation: str | None = None,
     own_class: type[PreTrainedModel] | None = None,
     scale: Scale | None = None,
+    dropout: float | None = None,
 ) -> PreTrainedModel:
     """Load an encoder and put a new classification head on it; a head of this shape that it has already stays.
 
@@ -54,10 +55,11 @@ def load_classifier(
         own_class: the user's class, in place of the one that transformers has for the encoder.
         scale: of regression targets. A head that the model has already gives numbers on the labels' scale, and is
             changed so that it gives standardised ones.
+        dropout: the probability of every dropout that the model's configuration names; None leaves them as they are.
 
     Raises:
-        SeqtrackError: the folder holds no model that can classify sequences, attention cannot be computed that way, or
-            the user's class gives no logits.
+        SeqtrackError: the folder holds no model that can classify sequences, attention cannot be computed that way, the
+            user's class gives no logits, or there is no dropout to set.
     """
     if attn_implementation is None and not torch.accelerator.is_available():
         # PyTorch's fused attention is slower than the plain one in backward passes on a CPU.
@@ -76,10 +78,13 @@ def load_classifier(
     report: Mapping[str, Any]
     try:
         with quiet_transformers():
+            config = AutoConfig.from_pretrained(source.folder, trust_remote_code=trust_remote_code, **head)
+            dropouts = {} if dropout is None else dict.fromkeys(_dropouts(config), dropout)
             if source.pretrained:
                 model, report = loader.from_pretrained(
                     source.folder,
                     **head,
+                    **dropouts,
                     **how,
                     # A head of another width, left by an earlier fine-tuning, gives way to the new one.
                     ignore_mismatched_sizes=True,
@@ -87,7 +92,7 @@ def load_classifier(
                     output_loading_info=True,
                 )
             else:
-                config = AutoConfig.from_pretrained(source.folder, **head)
+                config.update(dropouts)
                 # The public method is that of transformers' Auto class; other classes have it under this name.
                 build = loader.from_config if own_class is None else own_class._from_config
                 model = build(config, **how)
@@ -113,6 +118,26 @@ def load_classifier(
         if not fresh.intersection({f"{name}.weight", f"{name}.bias"}):
             scale.unfold(layer)
     return model
+
+
+def _dropouts(config: PreTrainedConfig) -> list[str]:
+    """Return the keys of a configuration that are probabilities of dropout, of elements rather than of layers.
+
+    Raises:
+        SeqtrackError: there is none.
+    """
+    names = [
+        name
+        for name, value in config.to_dict().items()
+        if "drop" in name and "layer" not in name and isinstance(value, float | int) and not isinstance(value, bool)
+    ]
+    if not names:
+        raise SeqtrackError(
+            f"the configuration of {config.model_type} names none",
+            where="params.yaml: train.dropout",
+            fix="set it to null",
+        )
+    return names
 
 
 def own_model_class(path: str | None) -> type[PreTrainedModel] | None:

@@ -398,8 +398,11 @@ class Train(Section):
     """The recipe. Names mean what they mean in transformers."""
 
     seed: Seed
+    """Seed of the head's first weights, the order of rows and dropout."""
     num_train_epochs: Annotated[float, Field(gt=0)]
+    """Passes over the train split; fractions are possible."""
     per_device_train_batch_size: PositiveInt
+    """Rows that a process computes at a time."""
     per_device_eval_batch_size: PositiveInt
     """Most rows of a batch while the validation split is scored; it has fewer where they are long."""
     gradient_accumulation_steps: PositiveInt
@@ -431,13 +434,18 @@ class Train(Section):
     freeze: Patterns
     """Patterns of names of parameters that stay as they are."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)]
+    """AdamW: decay of the running mean of gradients."""
     adam_beta2: Annotated[float, Field(ge=0, lt=1)]
+    """AdamW: decay of the running mean of their squares."""
     adam_epsilon: Annotated[float, Field(gt=0)]
+    """AdamW: added to the denominator, so that it is never 0."""
     max_grad_norm: Annotated[float, Field(ge=0)]
     """Gradients are scaled down to this norm; 0 switches clipping off."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None
+    """Probability of every dropout of the model while it trains; null leaves what its configuration says."""
     label_smoothing_factor: Annotated[float, Field(ge=0, lt=1)]
     """Share of the target that is spread evenly over all classes."""
-    class_weights: Literal["balanced"] | dict[str, float] | None
+    class_weights: Literal["balanced"] | Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)] | None
     """Weights of classes in the loss, by label (1 where not named) or from their counts; null counts rows alike."""
     gradient_checkpointing: bool
     """Recompute activations in the backward pass instead of keeping them: less memory, about a third more time."""

@@ -8,7 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, pipeline
+from transformers import (
+    AlbertConfig,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DebertaV2Config,
+    DistilBertConfig,
+    ElectraConfig,
+    MambaConfig,
+    ModernBertConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    RobertaConfig,
+    pipeline,
+)
 
 from pipeline.encoding import Encoder
 from pipeline.errors import SeqtrackError
@@ -136,3 +149,58 @@ def test_the_export_has_the_same_bytes_wherever_the_base_model_lay(folder: Path,
     assert "model.safetensors" in contents[0]
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out-of-moved", dtype=torch.float32)
     assert equal_weights(again, load(folder))
+
+
+SMALL = {
+    "vocab_size": 50,
+    "pad_token_id": 0,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
+CONFIGS = [
+    BertConfig(**SMALL, classifier_dropout=0.3),
+    DistilBertConfig(vocab_size=50, dim=32, hidden_dim=32, n_layers=2, n_heads=2),
+    RobertaConfig(**SMALL),
+    DebertaV2Config(**SMALL),
+    ModernBertConfig(**SMALL, attention_dropout=0.1, embedding_dropout=0.1, mlp_dropout=0.1, classifier_dropout=0.1),
+    ElectraConfig(**SMALL, embedding_size=16),
+    AlbertConfig(**SMALL, embedding_size=16),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model_type)
+def test_dropout_of_every_kind_is_what_was_asked_for(config: PreTrainedConfig, tmp_path: Path) -> None:
+    config.save_pretrained(tmp_path)
+    source = ModelSource(name="scratch", folder=tmp_path, commit=None, pretrained=False)
+    # PyTorch's layers, those of models of their own (StableDropout), and numbers that functions get.
+    for dropout in (0.0, 0.25):
+        model = load_classifier(source, LABELS, seed=1, trust_remote_code=False, dropout=dropout)
+        layers = [module.p for module in model.modules() if isinstance(module, torch.nn.Dropout)]
+        numbers = [
+            value
+            for module in model.modules()
+            for name, value in vars(module).items()
+            if "drop" in name and isinstance(value, float)
+        ]
+        assert layers or numbers
+        assert {*layers, *numbers} == {dropout}
+
+
+def test_dropout_is_left_alone_or_taken_from_pretrained_models_too(folder: Path) -> None:
+    source = ModelSource(name="some/model", folder=folder, commit=None)
+    assert load(folder).config.hidden_dropout_prob == 0.1
+    model = load_classifier(source, LABELS, seed=1, trust_remote_code=False, dropout=0.0)
+    assert model.config.hidden_dropout_prob == model.config.attention_probs_dropout_prob == 0.0
+    assert equal_weights(model, load(folder))
+    model.train()
+    ids = torch.tensor([[2, 5, 3]])
+    assert torch.equal(model(ids).logits, model(ids).logits)
+
+
+def test_a_model_without_dropout_is_told(tmp_path: Path) -> None:
+    MambaConfig(hidden_size=8, num_hidden_layers=1).save_pretrained(tmp_path)
+    source = ModelSource(name="scratch", folder=tmp_path, commit=None, pretrained=False)
+    with pytest.raises(SeqtrackError, match=r"train\.dropout: the configuration of mamba names none"):
+        load_classifier(source, LABELS, seed=1, trust_remote_code=False, dropout=0.1)
