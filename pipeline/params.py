@@ -631,6 +631,16 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _dropout_is_said_once(self) -> Params:
+        architecture = self.model.from_scratch
+        said = [key for key in ({} if architecture is None else architecture.__pydantic_extra__) if "drop" in key]
+        if said and self.train.dropout is not None:
+            raise ValueError(
+                f"train.dropout and model.from_scratch.{said[0]} both decide dropout: set train.dropout to null"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _slices_are_known(self) -> Params:
         known = [*BUILT_IN_SLICES, *self.data.keep_columns]
         for place, name in enumerate(self.evaluate.slices):

@@ -218,18 +218,25 @@ def test_without_the_stage_before_it_says_so(work: Path) -> None:
         resolve(scratch(), weights=False)
 
 
+def with_keys(**values: str) -> str:
+    """params.yaml with the values of some keys replaced, wherever they stand."""
+    lines = (REPOSITORY / "params.yaml").read_text(encoding="utf-8").splitlines()
+    for key, value in values.items():
+        lines = [f"  {key}: {value}" if line.startswith(f"  {key}:") else line for line in lines]
+    return "\n".join(lines)
+
+
+def test_dropout_is_said_in_one_place() -> None:
+    said = "{model_type: bert, hidden_dropout_prob: 0.3}"
+    with pytest.raises(SeqtrackError, match=r"hidden_dropout_prob both decide dropout: set train\.dropout to null"):
+        parse_params(with_keys(from_scratch=said, dropout="0.1"))
+    assert parse_params(with_keys(from_scratch=said, dropout="null")).train.dropout is None
+    assert parse_params(with_keys(from_scratch="{model_type: bert}", dropout="0.1")).train.dropout == 0.1
+
+
 @pytest.mark.parametrize(("key", "value"), [("lora", "{r: 4}"), ("freeze", '["*.embeddings.*"]')])
 def test_what_keeps_weights_as_they_are_does_not_fit(key: str, value: str) -> None:
-    text = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
-    lines = [
-        f"  {key}: {value}"
-        if line.startswith(f"  {key}:")
-        else "  from_scratch: {model_type: bert}"
-        if line.startswith("  from_scratch:")
-        else line
-        for line in text.splitlines()
-    ]
     with pytest.raises(
         SeqtrackError, match=rf"^params\.yaml: train\.{key} keeps weights as they are.*set train\.{key} to"
     ):
-        parse_params("\n".join(lines))
+        parse_params(with_keys(**{key: value}, from_scratch="{model_type: bert}"))
