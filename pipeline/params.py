@@ -21,6 +21,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -60,7 +61,10 @@ def _inside(pattern: str | None, key: str) -> str | None:
 BUILT_IN_SLICES = ("length", "source", "group", "script")  # kinds of evaluate.slices that are no data.keep_columns
 PredictFormat = Literal["jsonl", "csv", "tsv", "parquet"]
 Precision = Literal["no", "bf16"]
-ImportPath = Annotated[str, AfterValidator(_is_import_path)]
+# For editors, whose patterns are not Python's: no more than the form.
+ImportPath = Annotated[
+    str, AfterValidator(_is_import_path), WithJsonSchema({"type": "string", "pattern": r"^[^\s:]+:[^\s:]+$"})
+]
 ImportPaths = Annotated[tuple[ImportPath, ...], Field(strict=False)]
 # The names of transformers.SchedulerType, which would take seconds to import; a test compares.
 SchedulerName = Literal[
@@ -253,8 +257,11 @@ class Ratios(Section):
     """Shares of the rows that each split gets; they add up to 1."""
 
     train: Annotated[float, Field(gt=0.0, le=1.0)]
+    """Share of train."""
     validation: Fraction
+    """Share of validation, which chooses the best checkpoint."""
     test: Fraction
+    """Share of test, which is scored once, at the end."""
 
     @model_validator(mode="after")
     def _sum_to_one(self) -> Ratios:
@@ -352,7 +359,7 @@ class Model(Section):
 class Checkpoint(Section):
     """When training state is saved, and how much of it is kept."""
 
-    every: str
+    every: Annotated[str, Field(json_schema_extra={"pattern": r"^\s*\d+(\.\d+)?\s*(step|epoch|minute)s?\s*$"})]
     """`<N> steps`, `<N> epochs` or `<N> minutes`."""
     keep: PositiveInt
     """Newest checkpoints kept on disk; the best one is kept besides."""
@@ -415,12 +422,17 @@ class Train(Section):
     """Whether a batch holds texts of similar length, which saves padding, or random ones."""
     per_device_max_tokens: PositiveInt | None
     """Tokens of a batch, padding included, above which it is computed in parts; null is no limit."""
+    packing: bool
+    """Lay a batch's texts end to end instead of padding them; meant for CUDA, where attention needs no mask for it. On
+    a CPU the mask costs more than the 2 to 4% of padding that group_by_length leaves."""
     cheap_dropout: bool
     """On a CPU draw dropout's masks with a faster generator, at 16 bits an element; false takes PyTorch's own."""
     pad_to_max_length: bool
     """Pad every batch to tokenize.max_length, for devices that compile each shape anew (TPU)."""
     learning_rate: Annotated[float, Field(gt=0)]
+    """The highest learning rate, which is reached when warm-up is over."""
     lr_scheduler_type: SchedulerName
+    """How the learning rate changes after warm-up, by transformers' names."""
     lr_scheduler_kwargs: dict[str, Any]
     """What transformers' schedule of this name takes besides, for example `min_lr_rate` with cosine_with_min_lr."""
     warmup_ratio: Fraction
@@ -452,6 +464,7 @@ class Train(Section):
     lora: Lora | None
     """Train adapters instead of the encoder's weights; null trains the weights."""
     eval_strategy: Literal["epoch", "steps"]
+    """When the validation split is scored: after each epoch, or every eval_steps."""
     eval_steps: PositiveInt | None
     """Optimiser steps between evaluations when eval_strategy is `steps`."""
     metric_for_best_model: str | None
@@ -506,6 +519,12 @@ class Train(Section):
         return value
 
     @model_validator(mode="after")
+    def _packed_texts_have_no_padding(self) -> Train:
+        if self.packing and self.pad_to_max_length:
+            raise ValueError("packing leaves no padding: set it to false, or pad_to_max_length to false")
+        return self
+
+    @model_validator(mode="after")
     def _accumulation_is_given_once(self) -> Train:
         if self.total_train_batch_size is not None and self.gradient_accumulation_steps != 1:
             raise ValueError(
@@ -528,20 +547,28 @@ class Launch(Section):
     """
 
     num_processes: PositiveInt = 1
+    """Processes over all machines: as a rule one per GPU."""
     num_machines: PositiveInt = 1
+    """Machines that train together."""
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    """`no`: float32 throughout; `bf16`: matrix products in bfloat16; `fp16`: in float16, on a GPU."""
     num_cpu_threads_per_process: Annotated[int, Field(ge=0)] = 0
     """Threads of each process, 0 for this machine's cores divided among its processes; part of a run's identity on a
     CPU, where it decides the order of sums."""
-    dynamo_backend: Literal["no", "inductor", "eager", "aot_eager"] = "no"
+    dynamo_backend: Literal["no", "auto", "inductor", "eager", "aot_eager"] = "no"
+    """What compiles the model; `no` compiles nothing, `auto` measures some steps and takes inductor where that pays."""
     cpu: bool = False
     """Train on the CPU even where there is a GPU."""
     multi_gpu: bool = False
     """Start num_processes processes, one per GPU (or, without any GPU, on the CPU)."""
     gpu_ids: str = "all"
+    """GPUs of this machine to use, for example `0,1`."""
     machine_rank: Annotated[int, Field(ge=0)] = 0
+    """This machine's number among num_machines; the first is 0."""
     main_process_ip: str = ""
+    """Address of machine 0, which all others can reach."""
     main_process_port: Annotated[int, Field(ge=0, lt=65536)] = 0
+    """Port of machine 0 at which the others find it."""
     config_file: str = ""
     """An accelerate config file, for everything that has no key here; what it states wins over the keys here."""
 
@@ -567,6 +594,7 @@ class Evaluate(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
     """Coverage of the intervals, for example 0.95."""
     seed: Seed
+    """Seed of the resamples."""
     max_errors: Annotated[int, Field(ge=0)]
     """Wrong rows kept per split, worst first."""
     slices: Annotated[tuple[str, ...], Field(strict=False)]
@@ -599,10 +627,156 @@ class Predict(Section):
         return _inside(pattern, "predict.path")
 
 
+class Report(Section):
+    """What the page data/reports/index.html tells beyond what earlier stages wrote."""
+
+    attributions: Annotated[int, Field(ge=0)]
+    """Wrong rows whose words are weighed by integrated gradients, worst first; 0 weighs none."""
+    label_errors: bool
+    """Look for labels that are probably wrong, by cross-validated confident learning; needs the extra label-errors."""
+
+
+class Serve(Section):
+    """The model over HTTP: what `make serve` takes, and what it refuses."""
+
+    max_rows: PositiveInt
+    """Most rows of a request; more are refused with status 413."""
+    max_characters: PositiveInt
+    """Most characters of a text, and of its pair; more are refused with status 413."""
+    max_body_mib: PositiveInt
+    """Most MiB of a request's body; more are refused with status 413."""
+    max_wait_ms: Annotated[float, Field(ge=0, le=1000)]
+    """Milliseconds that a request waits at most for others, to go through the model together; it waits only while
+    several come at a time. 0 waits for none."""
+    max_waiting_rows: PositiveInt
+    """Most rows that wait for the model; requests beyond them are refused with status 503. A request that finds none
+    waiting is always taken."""
+    page: bool
+    """Serve the page to try a text on, and the weights of words that it shows: those take the model's time."""
+
+
+class Export(Section):
+    """The model in another format, for programs without PyTorch."""
+
+    format: Literal["onnx"] | None
+    """`onnx`: write data/onnx; needs the extra onnx. null writes nothing but a manifest."""
+    int8: bool
+    """Also write a model with 8-bit weights, a quarter of the size; data/reports/export.json compares its scores."""
+    tolerance: Annotated[float, Field(gt=0)]
+    """Largest difference between a logit of the float32 export and PyTorch's, as a share of the largest logit and at
+    least of 1; the stage fails beyond it."""
+
+
+def _is_registry_name(name: str) -> str:
+    if re.search(r"""[/:"'@\\\s]""", name):
+        raise ValueError(f"{name!r} cannot be part of models:/<name>@<alias>: write letters, digits, '-', '_' and '.'")
+    return name
+
+
+def _is_alias(alias: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", alias) or re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
+        raise ValueError(f"{alias!r} is no alias for MLflow: write letters, digits, '-' and '_', not latest or v1")
+    return alias
+
+
+# For editors, whose patterns are not Python's: no more than the form.
+RegistryName = Annotated[
+    str, AfterValidator(_is_registry_name), WithJsonSchema({"type": "string", "minLength": 1, "pattern": r"^[^/:\s]+$"})
+]
+Alias = Annotated[
+    str, AfterValidator(_is_alias), WithJsonSchema({"type": "string", "minLength": 1, "pattern": r"^[A-Za-z0-9_-]+$"})
+]
+Bounds = dict[NonEmpty, float]
+
+
+class Register(Section):
+    """How `make register` names the model in MLflow's registry, when it refuses, and whether it goes to the hub."""
+
+    name: RegistryName
+    """The model's name in MLflow's registry."""
+    alias: Alias
+    """What the registered version is called, so that `models:/<name>@<alias>` loads it."""
+    minimum: Bounds
+    """Scores that a model must reach, by their names in data/reports/metrics.json, for example `test.accuracy: 0.9` or
+    `test.f1_macro_low: 0.8`, the lower end of an interval."""
+    maximum: Bounds
+    """Scores that it must not exceed, for example `test.ece: 0.05`."""
+    metric: NonEmpty | None
+    """The score by which the alias's holder must not be better; null takes test.f1_macro, or test.pearson in
+    regression (of validation where test has no labels)."""
+    license: NonEmpty | None
+    """The licence of the trained model, by the hub's names, for example `apache-2.0`; null takes the base model's."""
+    push_to_hub: bool
+    """Upload the model, with its card, to the Hugging Face hub."""
+    hub_model_id: NonEmpty | None
+    """Where to, for example `my-team/news-classifier`."""
+    hub_private_repo: bool
+    """Whether a repository that is made there is private."""
+    hub_revision: NonEmpty | None
+    """The branch to upload to, made where there is none; null is the main one."""
+
+    @model_validator(mode="after")
+    def _a_push_has_a_target(self) -> Register:
+        if self.push_to_hub and self.hub_model_id is None:
+            raise ValueError("push_to_hub needs register.hub_model_id, for example my-team/news-classifier")
+        return self
+
+
 class Tracking(Section):
     """Where runs are filed in MLflow."""
 
     experiment_name: NonEmpty
+    """The MLflow experiment that runs belong to; it is made where there is none of the name."""
+
+
+class Range(Section):
+    """Numbers between two bounds, both included, for a search to draw from."""
+
+    low: int | float
+    """The lowest."""
+    high: int | float
+    """The highest."""
+    log: bool = False
+    """Draw evenly from the logarithms, as suits learning rates."""
+    step: Annotated[int | float, Field(gt=0)] | None = None
+    """Only low, low + step, low + 2 x step, ...; null: any number in between."""
+
+    @model_validator(mode="after")
+    def _bounds_make_sense(self) -> Range:
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} is not below high {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log needs numbers above 0, and low is {self.low:g}")
+        if self.log and self.step is not None:
+            raise ValueError("log and step do not go together: list the numbers instead, for example [1e-5, 1e-4]")
+        return self
+
+
+Choices = Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
+
+
+class Sweep(Section):
+    """What `make sweep` searches; no stage of the graph reads this section."""
+
+    n_trials: PositiveInt = 20
+    """Trials in all, those of earlier starts of the same sweep included; a grid has as many as it has points."""
+    n_jobs: PositiveInt = 1
+    """Trials at a time, which share this machine's processors."""
+    metric: NonEmpty | None = None
+    """What to improve, as in metrics.json, for example `validation.loss`; null is train.metric_for_best_model on the
+    validation split."""
+    direction: Literal["maximize", "minimize"] | None = None
+    """Which way is better; null is known for the built-in metrics."""
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    """How values are chosen: `tpe` learns from the trials before (Bergstra et al., 2011), `random` does not, `grid`
+    takes every combination."""
+    pruner: Literal["median", "hyperband", "none"] = "median"
+    """When a trial is stopped early: `median`: where it is worse than the median of the others at that evaluation;
+    `hyperband`: by successive halving (Li et al., 2018); `none`: never."""
+    seed: Seed = 13
+    """Seed of the sampler."""
+    space: dict[str, Range | Choices] = Field(default_factory=dict)
+    """Keys of params.yaml, dotted, each with a range or a list of values."""
 
 
 class Params(Section):
@@ -618,7 +792,12 @@ class Params(Section):
     launch: Launch
     evaluate: Evaluate
     predict: Predict
+    report: Report
+    serve: Serve
+    export: Export
+    register_: Register = Field(alias="register")  # pydantic keeps the plain name for itself
     tracking: Tracking
+    sweep: Sweep = Field(default_factory=Sweep)
 
     @model_validator(mode="after")
     def _what_starts_at_random_learns(self) -> Params:

@@ -259,13 +259,13 @@ def test_missing_keys_and_sections(tmp_path: Path) -> None:
 
 def test_several_mistakes_are_counted(tmp_path: Path) -> None:
     message = complaint(TEXT.replace("seed: 13", "seed: x"), tmp_path)
-    assert message.endswith("2 more after it.")
+    assert message.endswith("3 more after it.")
 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (TEXT + "\n\tx: 1\n", "not valid YAML: found character '\\t'"),
+        ("fetch:\n\tx: 1\n", "not valid YAML: found character '\\t'"),
         (TEXT + "\nx: a: b\n", "not valid YAML: mapping values are not allowed here"),
         (TEXT + "\nfetch: {}\n", 'not valid YAML: found duplicate key "fetch"'),
         (TEXT + "\n---\na: 1\n", "not valid YAML: but found another document"),
