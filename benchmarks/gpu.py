@@ -1,11 +1,11 @@
 """A GPU's work on a model of bert-base's shape: samples and tokens per second, and how much of the GPU that uses.
 
-Ours is the train stage as `dvc repro` starts it; beside it Trainer with its best flags, in turn, on the same rows: of
-random words, as long as MRPC's pairs, then of 32 to 512 tokens, all lengths equally likely. Weights are random, since
-only speed is measured, and rates are those of the steps: the last checkpoint's writing is left out. Model FLOP
-utilisation counts real tokens, no padding: 6 FLOP per weight and token, and 12 per layer, hidden unit and pair of
-tokens in attention (forward and twice that backward; Narayanan et al., 2021, appendix), divided by what bf16 products
-of large matrices reach in the same run.
+Ours is the train stage as `dvc repro` starts it, with padded and with packed rows; beside it Trainer with its best
+flags, in turn, on the same rows: of random words, as long as MRPC's pairs, then of 32 to 512 tokens, all lengths
+equally likely. Weights are random, since only speed is measured, and rates are those of the steps: the last
+checkpoint's writing is left out. Model FLOP utilisation counts real tokens, no padding: 6 FLOP per weight and token,
+and 12 per layer, hidden unit and pair of tokens in attention (forward and twice that backward; Narayanan et al., 2021,
+appendix), divided by what bf16 products of large matrices reach in the same run.
 
     python -m benchmarks.gpu
     python -m benchmarks.gpu --device cpu --rows 64 --batch 16 --rounds 1      # a dry run, with a tiny model
@@ -31,7 +31,7 @@ import numpy.typing as npt
 from benchmarks.machine import describe
 from benchmarks.made_rows import even_lengths, mrpc_lengths, write_rows
 from benchmarks.timing import RESULTS, Spread, print_table, run_program, tell, write_report
-from benchmarks.train import OURS, SIDES, Result, compare, rates_beside_ours
+from benchmarks.train import OURS, PACKED, SIDES, Result, compare, rates_beside_ours
 from benchmarks.workspace import BEFORE_TRAIN, Workspace
 from pipeline.model_source import resolve
 from pipeline.params import Model
@@ -80,7 +80,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3, help="trainings of each side")
-    parser.add_argument("--only", default=f"{OURS},trainer-best,trainer-workers", help=f"among {', '.join(SIDES)}")
+    parser.add_argument(
+        "--only", default=f"{OURS},{PACKED},trainer-best,trainer-workers", help=f"among {', '.join(SIDES)}"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of ours besides")
     parser.add_argument("--json", type=Path, default=RESULTS / "gpu.json")
     parser.add_argument("--part", choices=("device", "model"), help=argparse.SUPPRESS)

@@ -31,8 +31,10 @@ from pipeline.paths import LABELS
 
 PACKAGES = ("torch", "transformers", "accelerate", "mlflow")
 OURS = "seqtrack"
+PACKED = "seqtrack-packed"
 SIDES = {
     OURS: "this project's train stage",
+    PACKED: "the same with train.packing",
     "trainer": "Trainer, defaults",
     "trainer-best": "Trainer, bf16, group_by_length, no checkpoints",
     "trainer-workers": "the same with 2 data loader workers",
@@ -119,8 +121,7 @@ def compare(workspace: Workspace, sides: Sequence[str], rounds: int) -> dict[str
     """Let sides train in turn on what a workspace holds; round n has the seed of params.yaml plus n."""
     first = workspace.params().train.seed
     runs: dict[str, Callable[[int], Result]] = {
-        side: partial(train_ours, workspace, first) if side == OURS else partial(train_theirs, workspace, side, first)
-        for side in sides
+        side: partial(train_ours if side in (OURS, PACKED) else train_theirs, workspace, side, first) for side in sides
     }
     return alternate(runs, rounds)
 
@@ -133,11 +134,11 @@ def rates_beside_ours(
     return {side: medians[OURS] / median for side, median in medians.items() if side != OURS and OURS in medians}
 
 
-def train_ours(workspace: Workspace, first_seed: int, turn: int) -> Result:
-    done = workspace.set_up({"train.seed": first_seed + turn}).train()
+def train_ours(workspace: Workspace, side: str, first_seed: int, turn: int) -> Result:
+    done = workspace.set_up({"train.seed": first_seed + turn, "train.packing": side == PACKED}).train()
     return told(
         Result(
-            side=OURS,
+            side=side,
             samples_per_second=done.samples_per_second,
             loop_seconds=done.step_seconds + done.closing_seconds,
             samples=done.samples,

@@ -52,6 +52,7 @@ class BatchPlan:
         lengths: tokens per row, integers, shape (rows,); needed by the two below.
         group_by_length: whether batches hold rows of similar length, which saves padding; else random ones.
         max_tokens: most tokens of a micro-batch with its padding, if it has more than one row; None is no limit.
+        packed: whether micro-batches have no padding.
     """
 
     rows: int
@@ -63,6 +64,7 @@ class BatchPlan:
     lengths: npt.NDArray[np.integer[Any]] | None = field(default=None, compare=False, repr=False)
     group_by_length: bool = False
     max_tokens: int | None = None
+    packed: bool = False
 
     @property
     def total_batch_size(self) -> int:
@@ -130,12 +132,12 @@ class BatchPlan:
         if self.max_tokens is None:
             return [piece]
         assert self.lengths is not None
-        cuts, start, longest = [], 0, 0
+        cuts, start, longest, total = [], 0, 0, 0
         for place, length in enumerate(self.lengths[piece].tolist()):
-            longest = max(longest, length)
-            if place > start and longest * (place + 1 - start) > self.max_tokens:
+            longest, total = max(longest, length), total + length
+            if place > start and (total if self.packed else longest * (place + 1 - start)) > self.max_tokens:
                 cuts.append(place)
-                start, longest = place, length
+                start, longest, total = place, length, length
         return np.split(piece, cuts)
 
     def _order(self, epoch: int) -> Indices:

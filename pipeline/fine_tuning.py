@@ -44,8 +44,9 @@ from pipeline.model_source import ModelSource, resolve
 from pipeline.modeling import enable_gradient_checkpointing, export, load_classifier, own_model_class
 from pipeline.optimization import check_optimizer, check_schedule
 from pipeline.outputs import folder_digest, output_folder, read_manifest, write_manifest
+from pipeline.packing import check_packing
 from pipeline.params import Model, Tracking, Train
-from pipeline.paths import COLUMNS, LABELS, MODEL, REPORTS, ROWS, SPLITS, TOKENIZED, checkpoints
+from pipeline.paths import COLUMNS, LABELS, MODEL, REPORTS, ROWS, SPLITS, TOKENIZED, checkpoints, compile_choice
 from pipeline.probabilities import sigmoid
 from pipeline.resuming import adopt, check_origin, find_origin, name_old_checkpoints, name_other_layouts
 from pipeline.rows import read_row_ids, read_rows, select_rows
@@ -81,6 +82,7 @@ def fine_tune(train: Train, model: Model, tracking: Tracking, logged_params: Map
     keep_freed_memory()
     accelerator = _accelerator()
     check_sharding(accelerator, train)
+    check_packing(accelerator, train)
     labels = LabelSet.read(LABELS)
     best_by = train.metric_for_best_model or default_metric(labels.problem_type)
     train = train.model_copy(update={"metric_for_best_model": best_by})  # null and its meaning are one training
@@ -102,27 +104,47 @@ def fine_tune(train: Train, model: Model, tracking: Tracking, logged_params: Map
     check_schedule(train, plan.total_steps)
     processes, held = Processes(accelerator), ExitStack()
 
-    def open_checkpoints() -> Training:
-        return _open_checkpoints(train, model, source, _layout(accelerator), plan.total_batch_size, held)
+    def job_with(store: CheckpointStore) -> Job:
+        classifier, found = _classifier(train, model, source, labels, own_class, scale)
+        return Job(
+            model=classifier,
+            tokens=tokens,
+            train=train_rows if found is None else replace(train_rows, labels=found.standardised(train_rows.labels)),
+            validation=validation_rows,
+            labels=labels,
+            recipe=train,
+            checkpoints=store,
+            criterion=criterion if found is None else criterion.reported_by(found.std),
+            metrics=metrics,
+            scale=found or Scale(),
+        )
 
-    training = processes.share(processes.on_main(open_checkpoints))
-    key = training.run_key
-    classifier, scale = _classifier(train, model, source, labels, own_class, scale)
-    if scale is not None:
-        train_rows = replace(train_rows, labels=scale.standardised(train_rows.labels))
-        criterion = criterion.reported_by(scale.std)
-    job = Job(
-        model=classifier,
-        tokens=tokens,
-        train=train_rows,
-        validation=validation_rows,
-        labels=labels,
-        recipe=train,
-        checkpoints=CheckpointStore(checkpoints(key), keep=train.checkpoint.keep, training=asdict(training)),
-        criterion=criterion,
-        metrics=metrics,
-        scale=scale or Scale(),
+    def identity_of(layout: ProcessLayout) -> Identity:
+        return Identity.of(
+            tokenized=TOKENIZED,
+            splits=SPLITS,
+            labels=LABELS,
+            train=train,
+            model=model,
+            source=source,
+            layout=layout,
+            total_batch_size=plan.total_batch_size,
+        )
+
+    if compile_if_faster and not train.packing:  # which knows no compiled model
+        undecided = replace(_layout(accelerator), dynamo_backend="auto")
+        choose_backend(
+            accelerator,
+            processes,
+            lambda: job_with(CheckpointStore(checkpoints("none"), keep=1)),  # which no step of a trial reaches
+            plan.total_steps,
+            kept=lambda: compile_choice(identity_of(undecided).run_key()),
+        )
+    training = processes.share(
+        processes.on_main(lambda: _open_checkpoints(train, identity_of(_layout(accelerator)), held))
     )
+    key = training.run_key
+    job = job_with(CheckpointStore(checkpoints(key), keep=train.checkpoint.keep, training=asdict(training)))
     if not accelerator.is_main_process:
         fit(job, accelerator, [])
         return

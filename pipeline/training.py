@@ -47,6 +47,7 @@ from pipeline.optimization import (
     observe,
     schedule_in_words,
 )
+from pipeline.packing import Packing
 from pipeline.params import Train, parse_interval
 from pipeline.probabilities import sigmoid
 from pipeline.progress import progress
@@ -147,6 +148,7 @@ def plan_of(lengths: npt.NDArray[np.integer[Any]], recipe: Train, world_size: in
         lengths=lengths,
         group_by_length=recipe.train_sampling_strategy == "group_by_length",
         max_tokens=recipe.per_device_max_tokens,
+        packed=recipe.packing,
     )
 
 
@@ -233,6 +235,7 @@ class _Trainer:
         self.sharded = is_sharded(accelerator)
         # What is trained: job.model itself, but for divided weights, when it stays whole in host memory for the export.
         self.trained = copy.deepcopy(job.model) if self.sharded else job.model.to(accelerator.device)
+        self.packing = Packing.of(self.trained, job.tokens, job.train.positions) if self.recipe.packing else None
         self.criterion = job.criterion.to(accelerator.device)
         self.named: NamedOptimizer = build_optimizer(
             self.trained, self.recipe, loss_scaling=accelerator.scaler is not None
@@ -267,6 +270,9 @@ class _Trainer:
         if not self.main:
             return
         plan, recipe, accelerator = self.plan, self.recipe, self.accelerator
+        padding = f"{plan.padding():.1%} of the tokens, sampling: {recipe.train_sampling_strategy}"
+        if self.packing is not None:
+            padding = f"none, texts are packed: {self.packing.in_words()}"
         parameters = list(self.job.model.parameters())
         trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
         facts(
@@ -421,15 +427,14 @@ class _Trainer:
 
     def _loss(self, indices: npt.NDArray[np.int64]) -> torch.Tensor:
         """Return the summed loss of some training rows."""
-        inputs = self._inputs(self.job.train.positions[indices])
+        batch = self.job.tokens.batch(self.job.train.positions[indices])
         labels = torch.from_numpy(self.job.train.labels[indices]).to(self.accelerator.device, non_blocking=True)
-        logits = self.model(**inputs).logits
+        packed = self.packing.laid_end_to_end(batch["attention_mask"]) if self.packing else contextlib.nullcontext()
+        with packed:
+            logits = self.model(**to_device(batch, self.accelerator.device)).logits
         if self.sharded:
             logits = logits.float()  # else accelerate sees to it
         return self.criterion.summed(logits, labels)
-
-    def _inputs(self, positions: npt.NDArray[np.int64]) -> dict[str, torch.Tensor]:
-        return to_device(self.job.tokens.batch(positions), self.accelerator.device)
 
     def _record(self, grad_norm: torch.Tensor) -> None:
         """After a step: log, evaluate, save and stop as the recipe says."""
