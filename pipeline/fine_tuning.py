@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from pipeline.allocator import keep_freed_memory
 from pipeline.callbacks import own_callbacks
 from pipeline.checkpoints import CheckpointStore, TrainingState
+from pipeline.compile_choice import choose_backend
 from pipeline.console import say, table
 from pipeline.control import Processes
 from pipeline.decisions import tune_thresholds, write_thresholds
@@ -65,7 +66,14 @@ CURVE = REPORTS / "training_curve.csv"
 CURVES_FIGURE = REPORTS / "figures" / "learning_curves.png"
 
 
-def fine_tune(train: Train, model: Model, tracking: Tracking, logged_params: Mapping[str, Any]) -> None:
+def fine_tune(
+    train: Train,
+    model: Model,
+    tracking: Tracking,
+    logged_params: Mapping[str, Any],
+    *,
+    compile_if_faster: bool = False,
+) -> None:
     """Fine-tune on the train split; write data/model, history.csv, training_curve.csv and the curves' figure.
 
     Args:
@@ -73,6 +81,7 @@ def fine_tune(train: Train, model: Model, tracking: Tracking, logged_params: Map
         model: the base model.
         tracking: where the run is filed.
         logged_params: parameters to log with the run.
+        compile_if_faster: measure first whether torch.compile pays.
 
     Raises:
         SeqtrackError: inputs are missing or do not fit together, a parameter does not fit the data, or the disk
@@ -247,14 +256,7 @@ def _layout(accelerator: Accelerator) -> ProcessLayout:
     )
 
 
-def _open_checkpoints(
-    train: Train,
-    model: Model,
-    source: ModelSource,
-    layout: ProcessLayout,
-    total_batch_size: int,
-    held: ExitStack,
-) -> Training:
+def _open_checkpoints(train: Train, identity: Identity, held: ExitStack) -> Training:
     """Say which training this is, keep others out of its checkpoints while `held` is, and take in what it goes on from.
 
     Raises:

@@ -1,8 +1,9 @@
 """Start the processes of a training: `accelerate launch` with one clear line where a process fails.
 
-Promises: every flag of `accelerate launch` works and means the same, but for two things. Where both a config file and
+Promises: every flag of `accelerate launch` works and means the same, but for three things. Where both a config file and
 flags state something the file wins, and that is said, since dvc.yaml passes on every key of params.yaml's launch
-section; and 0 threads per process are this machine's cores, divided among its processes. When one process fails or is
+section; 0 threads per process are this machine's cores, divided among its processes; and the backend `auto` is left to
+the training. When one process fails or is
 killed, all end within 30 seconds, and one of them is named with its reason.
 """
 
@@ -54,7 +55,7 @@ def launch(arguments: Sequence[str]) -> int:
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(("torch.distributed.elastic", "torch.distributed.run")):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # it reports what is said below
-    args = launch_command_parser().parse_args(list(arguments))
+    args = launch_command_parser().parse_args(_undecided(arguments))
     args.quiet = False  # we want to know the status of a process that failed
     use_cpu = False
     if args.config_file:
@@ -84,6 +85,15 @@ def launch(arguments: Sequence[str]) -> int:
         except (ValueError, ImportError, ConnectionError) as error:  # accelerate's words on flags that do not fit
             raise SeqtrackError(str(error), where="params.yaml: launch") from error
     return 0
+
+
+def _undecided(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with the dynamo backend that starts a training which is to choose one itself."""
+    known = ["", *arguments]
+    return [
+        "no" if value == "auto" and flag == "--dynamo_backend" else value
+        for flag, value in zip(known, arguments, strict=False)
+    ]
 
 
 def fair_threads(processes: int) -> int:

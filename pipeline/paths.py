@@ -51,6 +51,11 @@ def state() -> Path:
     return root() / ".seqtrack"
 
 
+def compile_choice(run_key: str) -> Path:
+    """Return the file that says whether a training is compiled, see `pipeline.compile_choice`."""
+    return state() / "compile" / f"{run_key}.json"
+
+
 def checkpoints(run_key: str) -> Path:
     """Return the folder that holds the checkpoints of one run_key."""
     return state() / "checkpoints" / run_key

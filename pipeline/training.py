@@ -177,6 +177,28 @@ def fit(job: Job, accelerator: Accelerator, listeners: Sequence[Listener]) -> Tr
     return state
 
 
+def time_steps(job: Job, accelerator: Accelerator, processes: Processes, steps: Sequence[int]) -> list[float]:
+    """Do some steps of a training, for their time alone.
+
+    Args:
+        job: see `Job`; its model is used up, and no checkpoint is read or written.
+        accelerator: see `fit`.
+        processes: of this accelerator; all of them do the same.
+        steps: which, from 0.
+
+    Returns:
+        The seconds of each.
+    """
+    trainer = _Trainer(job, accelerator, (), processes, StopSignals())
+    seconds = []
+    for step in steps:
+        trainer.state.step = step
+        started = time.perf_counter()
+        float(trainer._step())  # waits for the device
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
 TRAIN_REMEDIES = (
     "lower train.per_device_train_batch_size and raise train.gradient_accumulation_steps by the same factor",
     "set train.auto_find_batch_size to true, which does that",
@@ -284,7 +306,7 @@ class _Trainer:
                 ("processes", f"{plan.world_size} on {accelerator.device.type}"),
                 ("accumulation", f"{plan.accumulation}"),
                 ("total batch", f"{plan.total_batch_size}"),
-                ("padding", f"{plan.padding():.1%} of the tokens, sampling: {recipe.train_sampling_strategy}"),
+                ("padding", padding),
                 ("optimisation steps", f"{plan.total_steps:,}"),
                 (
                     "trainable parameters",

@@ -21,7 +21,13 @@ def train(params: Params) -> None:
     from pipeline.fine_tuning import fine_tune  # late: its libraries may have something to say while they load
 
     with told_once(), StopSignals(at_once=True):  # while the loop runs, it handles signals itself
-        fine_tune(params.train, params.model, params.tracking, params.flat(*LOGGED))
+        fine_tune(
+            params.train,
+            params.model,
+            params.tracking,
+            params.flat(*LOGGED),
+            compile_if_faster=params.launch.dynamo_backend == "auto",
+        )
 
 
 def main() -> None:
