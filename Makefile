@@ -6,9 +6,12 @@ STAMP := $(VENV)/.installed
 # Stages are started as `python -m stages.x`: the environment's python must be the first one found.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONUNBUFFERED := 1
+export NO_MKDOCS_2_WARNING := 1
 
+# Intervals, digests of files and what no training reads: they would fill hundreds of columns.
+NOT_SHOWN := .*_(low|high)$$|(pipeline|stages|data)/.*|custom|sweep\..*
 .DEFAULT_GOAL := help
-.PHONY: help setup repro preset classify glue glue-zip test test-slow lint format bench ui
+.PHONY: help setup repro preset register card classify compare lineage serve sweep exps glue glue-zip test test-slow lint format docs doctor bench ui
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +34,21 @@ preset: $(STAMP) ## Set params.yaml up for a task: NAME=mrpc, perhaps SET="fetch
 
 classify: $(STAMP) ## Classify lines of standard input: echo "a text" | make classify, perhaps MODEL=runs:/<run_id>
 	@python -m stages.classify $(if $(MODEL),--model $(MODEL))
+
+compare: $(STAMP) ## Compare two trainings: A= and B= (experiment, commit, run or workspace), perhaps HTML=out.html
+	@python -m stages.compare "$(A)" "$(B)" $(if $(HTML),--html "$(HTML)")
+
+lineage: $(STAMP) ## From a file of predictions back to the raw data, all verified: WHAT=data/predictions/test.jsonl
+	@python -m stages.lineage "$(WHAT)"
+
+serve: $(STAMP) ## Serve the model over HTTP, with a page to try it; perhaps MODEL=models:/<name>@<alias> HOST= PORT=
+	@python -m stages.serve $(if $(MODEL),--model $(MODEL)) $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))
+
+sweep: $(STAMP) ## Search for the best params, see docs/sweeps.md; ARGS=--dry-run says what would run, ARGS=--write-best
+	@python -m stages.sweep $(ARGS)
+
+exps: $(STAMP) ## DVC's experiments side by side: scores, and the params that differ; ARGS= more for dvc exp show
+	@dvc exp show --only-changed --no-pager --drop '$(NOT_SHOWN)' $(ARGS)
 
 glue: $(STAMP) ## Hours: tables of GLUE's tasks, ours and Trainer, in docs/results.md; DATA= a folder, else the hub; ARGS= more
 	@python -m benchmarks.glue --trainer $(if $(DATA),--data $(DATA)) $(ARGS)

@@ -29,6 +29,7 @@ from pipeline.params import Evaluate
 from pipeline.probabilities import binary_row_losses, probabilities, row_losses, sigmoid
 from pipeline.ranking import Curve, areas, precision_recall_curve, roc_curve, thinned
 from pipeline.resampling import Values, once
+from pipeline.row_predictions import FILE, SplitPredictions, write_predictions
 from pipeline.rows import SCHEMA, select_rows
 from pipeline.score_figures import (
     Interval,

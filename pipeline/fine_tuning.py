@@ -40,6 +40,7 @@ from pipeline.labels import LabelSet
 from pipeline.listeners import ToMlflow, ToTerminal
 from pipeline.lora import add_adapters, merge_adapters, require_peft
 from pipeline.losses import build_criterion
+from pipeline.memory import stage_memory
 from pipeline.metrics import OwnMetric, default_metric, metric_names, own_metrics
 from pipeline.model_source import ModelSource, resolve
 from pipeline.modeling import enable_gradient_checkpointing, export, load_classifier, own_model_class
@@ -164,13 +165,14 @@ def fine_tune(
         own = [callback() for callback in callbacks]
         to_mlflow = ToMlflow(run, job.checkpoints, train.checkpoint.log_to_mlflow)
         state = fit(job, accelerator, [to_mlflow, ToTerminal(labels.problem_type), *own])
-        _export(job, source, model, key)
+        _export(job, source, model, training)
         write_history(HISTORY, state.evaluations)
         write_curve(CURVE, state.curve)
         learning_curves(HISTORY, CURVES_FIGURE)
         run.log_files([HISTORY, CURVE], "reports")
         run.log_files([CURVES_FIGURE], "figures")
         run.log_model(MODEL, _example(), {"run_key": key, "base_model": source.name})
+        run.log_metrics(stage_memory("train"))
         run.log_stage_seconds("train", time.perf_counter() - started)
         _summary(best_by, state)
 
@@ -263,16 +265,6 @@ def _open_checkpoints(train: Train, identity: Identity, held: ExitStack) -> Trai
         SeqtrackError: train.resume_from names nothing sound, or something else than this training; another process is
             at it.
     """
-    identity = Identity.of(
-        tokenized=TOKENIZED,
-        splits=SPLITS,
-        labels=LABELS,
-        train=train,
-        model=model,
-        source=source,
-        layout=layout,
-        total_batch_size=total_batch_size,
-    )
     origin = None
     if train.resume_from is not None:
         origin = find_origin(train.resume_from)
@@ -322,7 +314,7 @@ def _classifier(
     return classifier, scale
 
 
-def _export(job: Job, source: ModelSource, model: Model, key: str) -> None:
+def _export(job: Job, source: ModelSource, model: Model, training: Training) -> None:
     max_length = int(read_manifest(TOKENIZED)["params"]["max_length"])
     encoder = Encoder.load(source.folder, max_length, trust_remote_code=model.trust_remote_code)
     if job.recipe.lora is not None:
@@ -344,7 +336,8 @@ def _export(job: Job, source: ModelSource, model: Model, key: str) -> None:
                 "model": model.model_dump(mode="json"),
             },
             rows={"train": len(job.train), "validation": len(job.validation)},
-            run_key=key,
+            run_key=training.run_key,
+            identity=asdict(training.identity),
             max_length=max_length,
             own_code=job.recipe.custom.model,
         )

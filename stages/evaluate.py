@@ -30,6 +30,7 @@ def evaluate(params: Params) -> None:
     from pipeline.evaluation import evaluate_splits
     from pipeline.evaluation_report import FOLDER, write_reports
     from pipeline.inference import Classifier
+    from pipeline.row_predictions import FILE
 
     evaluation = evaluate_splits(
         Classifier.load(MODEL, mixed_precision=params.evaluate.mixed_precision),

@@ -22,6 +22,7 @@ from pipeline import fine_tuning
 from pipeline.columns import Columns, write_columns
 from pipeline.errors import SeqtrackError
 from pipeline.fine_tuning import fine_tune
+from pipeline.identity import Training
 from pipeline.inference import Classifier
 from pipeline.labels import LabelSet
 from pipeline.outputs import folder_digest, read_manifest, write_manifest
@@ -209,6 +210,8 @@ def test_outputs_and_the_run(work: Path, encoder: Path, capsys: pytest.CaptureFi
     assert manifest["params"]["train"]["learning_rate"] == 1e-2
     assert manifest["params"]["model"]["trust_remote_code"] is False
     assert manifest["max_length"] == 16
+    training = Training.from_json({name: manifest[name] for name in ("run_key", "identity")}, str(MODEL))
+    assert training.identity.run_key() == training.run_key  # what it was made from, for `make lineage`
     assert {"model.safetensors", "config.json", "tokenizer.json", "labels.json"} <= manifest["files"].keys()
 
     classifier = Classifier.load(MODEL)
@@ -239,7 +242,7 @@ def test_outputs_and_the_run(work: Path, encoder: Path, capsys: pytest.CaptureFi
     client = mlflow.MlflowClient()
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"checkpoints", "figures", "reports"}
     model = mlflow.pyfunc.load_model(run.data.tags["seqtrack.model_uri"])
-    assert model.predict([row.text for row in validation])["label"].tolist() == said
+    assert model.predict([{"text": row.text} for row in validation])["label"].tolist() == said
     out = capsys.readouterr().out
     assert f"MLflow run {run.info.run_id}" in out
     assert "best checkpoint by f1_macro is step" in out
@@ -321,4 +324,4 @@ def test_a_model_with_code_of_its_own(
     classifier = Classifier.load(MODEL)
     assert type(classifier.model).__name__ == "OwnClassifier"
     logged = mlflow.pyfunc.load_model(latest_run().data.tags["seqtrack.model_uri"])
-    assert set(logged.predict(["great film"])["label"]) <= set(NAMES)
+    assert set(logged.predict([{"text": "great film"}])["label"]) <= set(NAMES)
