@@ -89,6 +89,7 @@ class SplitEvaluation:
         row_ids: the labelled rows, strings, shape (rows,).
         targets: what is right, by task as in `pipeline.targets.Targets`.
         logits: float32 [rows, classes], [rows, 1] in regression.
+        lengths: in tokens, before truncation, int32 [rows].
         unlabelled: rows of the split left out for want of a label.
         scores: of all labelled rows.
         slices: parts of the split, by kind.
@@ -99,6 +100,7 @@ class SplitEvaluation:
     row_ids: pa.Array
     targets: Targets
     logits: npt.NDArray[np.float32]
+    lengths: npt.NDArray[np.int32]
     unlabelled: int
     scores: Scores
     slices: tuple[SliceEvaluation, ...]
@@ -328,6 +330,7 @@ def _evaluated(
         row_ids=part.row_ids,
         targets=part.targets,
         logits=logits,
+        lengths=outcome.lengths,
         unlabelled=part.unlabelled,
         scores=score(logits, part.targets, with_own=True),
         slices=tuple(

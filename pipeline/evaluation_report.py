@@ -21,8 +21,9 @@ from pipeline.calibration import ReliabilityBin, reliability
 from pipeline.console import say, table
 from pipeline.decisions import decide
 from pipeline.evaluation import AS_GIVEN, Evaluation, Scores, SplitEvaluation, choices_of
-from pipeline.figures import confusion_figure, f1_figure
+from pipeline.figures import confusion_figure, drawable, f1_figure
 from pipeline.labels import LabelSet
+from pipeline.length_errors import LengthBin, errors_by_length
 from pipeline.metrics import HEADLINES, ClassScore, class_scores, confusion, label_scores
 from pipeline.outputs import Json, output_folder, write_json, write_manifest, write_text
 from pipeline.params import Evaluate
@@ -34,6 +35,7 @@ from pipeline.rows import SCHEMA, select_rows
 from pipeline.score_figures import (
     Interval,
     curves_figure,
+    length_figure,
     regression_figure,
     reliability_figure,
     slices_figure,
@@ -50,8 +52,8 @@ def write_reports(evaluation: Evaluation, *, rows: Path, reports: Path, evaluate
     """Write what was found.
 
     Files: metrics.json (numbers and intervals), all_results.json (everything), calibration.json (the temperature),
-    errors.jsonl (wrong rows, worst first), and evaluation/ with tables and figures of the last scored split, which is
-    test where it can be scored.
+    errors.jsonl (wrong rows, worst first), and evaluation/ with the outputs on every scored row, and tables and figures
+    of the last scored split, which is test where it can be scored.
 
     Args:
         evaluation: what to report.
@@ -71,8 +73,11 @@ def write_reports(evaluation: Evaluation, *, rows: Path, reports: Path, evaluate
     lines = [json.dumps(error, ensure_ascii=False, allow_nan=False) + "\n" for error in errors]
     write_text(reports / "errors.jsonl", "".join(lines))
     with output_folder(reports / FOLDER) as out:
-        _write_tables(evaluation, out)
-        _draw(evaluation, out)
+        by_length = _by_length(evaluation, evaluation.splits[-1], evaluate)
+        _write_tables(evaluation, by_length, out)
+        _draw(evaluation, by_length, out)
+        outputs = [_outputs(split, rows) for split in evaluation.splits]
+        write_predictions(out / FILE, evaluation.labels, evaluation.thresholds, outputs)
         write_manifest(
             out,
             inputs={"model": evaluation.model_digest},
@@ -83,6 +88,11 @@ def write_reports(evaluation: Evaluation, *, rows: Path, reports: Path, evaluate
     write_json(reports / "metrics.json", evaluation.metrics())
     _show(evaluation, rows, reports, evaluate)
     return tuple(sorted((reports / FOLDER).glob("*.png")))
+
+
+def _outputs(split: SplitEvaluation, rows: Path) -> SplitPredictions:
+    labels = select_rows(rows, split.row_ids, ["row_id", "label"])["label"].combine_chunks()
+    return SplitPredictions(split=split.split, row_ids=split.row_ids, labels=labels, logits=split.logits)
 
 
 def _classes(evaluation: Evaluation, split: SplitEvaluation) -> tuple[ClassScore, ...]:
@@ -179,7 +189,19 @@ def _calibration(evaluation: Evaluation) -> Json:
     }
 
 
-def _write_tables(evaluation: Evaluation, out: Path) -> None:
+def _by_length(evaluation: Evaluation, split: SplitEvaluation, evaluate: Evaluate) -> tuple[LengthBin, ...]:
+    decided = decide(evaluation.labels, split.logits, evaluation.thresholds)
+    numbers = evaluation.labels.problem_type == "regression"
+    if numbers:
+        errors = np.abs(decided.ids - split.targets).astype(np.float64)
+    elif evaluation.labels.problem_type == "multi_label_classification":
+        errors = ((decided.ids > 0) != (split.targets > 0)).any(axis=1).astype(np.float64)
+    else:
+        errors = (decided.ids != _ids(split)).astype(np.float64)
+    return errors_by_length(split.lengths, errors, shares=not numbers, confidence=evaluate.confidence)
+
+
+def _write_tables(evaluation: Evaluation, by_length: Sequence[LengthBin], out: Path) -> None:
     """Write all tables; those that the task does not have are a header alone, since `dvc plots` looks for the files."""
     labels, last = evaluation.labels, evaluation.splits[-1]
     pairs: Iterable[Sequence[object]] = ()
@@ -201,6 +223,8 @@ def _write_tables(evaluation: Evaluation, out: Path) -> None:
     _write_csv(out / "regression.csv", [("actual", "predicted"), *numbers])
     header = ("probabilities", "above", "up_to", "decisions", "confidence", "accuracy")
     _write_csv(out / "reliability.csv", [header, *bins])
+    lengths = [(each.shortest, each.longest, each.rows, each.error, each.low, each.high) for each in by_length]
+    _write_csv(out / "lengths.csv", [("tokens_from", "tokens_up_to", "rows", "error", "low", "high"), *lengths])
     rates = ("class", "false_positive_rate", "true_positive_rate", "threshold")
     _write_csv(out / "roc.csv", [rates, *_points(roc)])
     _write_csv(
@@ -216,7 +240,7 @@ def _points(curves: Mapping[str, Curve]) -> Iterator[Sequence[object]]:
             yield (name, *point)
 
 
-def _draw(evaluation: Evaluation, out: Path) -> None:
+def _draw(evaluation: Evaluation, by_length: Sequence[LengthBin], out: Path) -> None:
     labels, last = evaluation.labels, evaluation.splits[-1]
     title = f"{last.split}, {len(last.logits):,} rows"
     metric = _shown_metrics(evaluation)[0]
@@ -233,10 +257,13 @@ def _draw(evaluation: Evaluation, out: Path) -> None:
         for part in last.slices
     ]
     slices_figure(shown, last.scores.metrics[metric], metric, f"{metric} by slice of {title}", out / "slices.png")
+    error = "mean absolute error" if labels.problem_type == "regression" else "share of wrong rows"
+    length_figure(by_length, error, f"error by length, {title}", out / "lengths.png")
     if labels.problem_type == "regression":
         predicted, actual = last.logits[:, 0].astype(np.float64), last.targets.astype(np.float64)
         regression_figure(predicted, actual, title, out / "regression.png")
         return
+    _tell_numbered(labels)
     classes = _classes(evaluation, last)
     f1, support = [score.f1 for score in classes], [score.support for score in classes]
     f1_figure(f1, support, labels.names, f"F1 by class on {title}", out / "f1_by_class.png")
@@ -245,6 +272,17 @@ def _draw(evaluation: Evaluation, out: Path) -> None:
     if labels.problem_type == "single_label_classification":
         counts = confusion(last.logits, _ids(last), labels.names)
         confusion_figure(counts, labels.names, title, out / "confusion.png")
+
+
+def _tell_numbered(labels: LabelSet) -> None:
+    """Say which classes the figures name by number."""
+    numbers = {f"class {place}": name for place, name in enumerate(labels.names)}
+    numbered = [shown for shown in drawable(labels.names) if shown in numbers and shown != numbers[shown]]
+    if numbered:
+        legend = ", ".join(f"{shown} is {numbers[shown]}" for shown in numbered[:SHOWN_ERRORS])
+        more = f", and so on: {FOLDER}/classes.csv has them in this order" if len(numbered) > SHOWN_ERRORS else ""
+        say(f"evaluate: no font here can write some classes, so figures number them: {legend}{more}")
+        say("evaluate: a font with these characters mends that, for example the package fonts-noto-cjk")
 
 
 def _by_class(labels: LabelSet, split: SplitEvaluation) -> tuple[Values, npt.NDArray[np.bool_]]:

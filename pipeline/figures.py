@@ -126,14 +126,19 @@ def learning_curves(history_csv: Path, out: Path) -> None:
         save(figure, out)
 
 
-def drawable(names: Sequence[str]) -> list[str]:
-    """Return names as they can be shown: shortened, and `class <id>` where no installed font has a character of it."""
+def drawable(names: Sequence[str], what: str = "class") -> list[str]:
+    """Return names as they can be shown: shortened, or by number where no installed font has a character of it.
+
+    Args:
+        names: in the order that numbers them, from 0.
+        what: goes before a number.
+    """
     with drawing():
         covered = [get_font(findfont(FontProperties(family=[family]))).get_charmap() for family in _families()]
     return [
         (name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…")
         if all(any(ord(character) in charmap for charmap in covered) for character in name)
-        else f"class {index}"
+        else f"{what} {index}"
         for index, name in enumerate(names)
     ]
 

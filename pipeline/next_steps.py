@@ -10,6 +10,7 @@ from pipeline.outputs import read_json
 from pipeline.paths import MODEL, PREDICTIONS, REPORTS
 
 LOOK = (
+    (REPORTS / "index.html", "the whole run on one page, to open in a browser"),
     (REPORTS / "validation.json", "what was read, and what was rejected and why"),
     (REPORTS / "leakage.json", "duplicates and leaks; every pair is in duplicates.jsonl beside it"),
     (REPORTS / "metrics.json", "scores with intervals; also: dvc metrics show"),

@@ -57,6 +57,11 @@ _ASCII = np.array(
 )
 
 
+def stands_alone(character: str) -> bool:
+    """Return whether a character belongs to a script without spaces, in which each character counts as a word."""
+    return _UNSPACED.match(character) is not None
+
+
 def normalise(text: str) -> str:
     """Return the normal form: words, lower-cased and without punctuation, joined by single spaces.
 

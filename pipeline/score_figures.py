@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from pipeline.calibration import ReliabilityBin
 from pipeline.figures import drawable, drawing, save
+from pipeline.length_errors import LengthBin
 from pipeline.ranking import Curve
 from pipeline.resampling import Values
 
@@ -94,7 +95,7 @@ def slices_figure(scores: Sequence[Interval], whole: float, metric: str, title: 
         title: heading.
         out: PNG file.
     """
-    shown = drawable([score.name for score in scores])
+    shown = drawable([score.name for score in scores], "line")
     with drawing():
         figure = Figure(figsize=(7.5, 1.4 + 0.3 * max(1, len(scores))), layout="constrained")
         axes = figure.add_subplot()
@@ -109,6 +110,33 @@ def slices_figure(scores: Sequence[Interval], whole: float, metric: str, title: 
         axes.grid(axis="x", alpha=0.3)
         if not scores:
             _nothing(axes, "no slices")
+        save(figure, out)
+
+
+def length_figure(bins: Sequence[LengthBin], error: str, title: str, out: Path) -> None:
+    """Draw the error of rows over their length, with intervals, and how many rows are how long.
+
+    Args:
+        bins: from short to long.
+        error: what the error is.
+        title: heading.
+        out: PNG file.
+    """
+    names = [
+        f"{each.shortest} to {each.longest}" if each.longest > each.shortest else f"{each.shortest}" for each in bins
+    ]
+    with drawing():
+        figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        for place, each in enumerate(bins):
+            upper.plot([place, place], [each.low, each.high], color="#4c78a8", linewidth=2)
+        upper.plot(range(len(bins)), [each.error for each in bins], color="#4c78a8", marker="o", linestyle=":")
+        upper.set(title=title, ylabel=error)
+        upper.set_ylim(bottom=0)
+        upper.grid(axis="y", alpha=0.3)
+        lower.bar(range(len(bins)), [each.rows for each in bins], color="#bbbbbb")
+        lower.set_xticks(range(len(bins)), names, rotation=30, ha="right", rotation_mode="anchor")
+        lower.set(xlabel="tokens before truncation", ylabel="rows")
         save(figure, out)
 
 

@@ -3,12 +3,13 @@
 Reads:  data/model, data/tokenized, data/splits, data/validated/rows.parquet, data/validated/labels.json
 Writes: data/reports/metrics.json (scores with bootstrap intervals), data/reports/all_results.json (also by class and by
         slice), data/reports/errors.jsonl (wrong rows, worst first), data/reports/calibration.json, and
-        data/reports/evaluation/ (tables and figures); scores, reports and times in the MLflow run
+        data/reports/evaluation/ (outputs by row, tables, figures); scores, reports and times in the MLflow run
 """
 
 import time
 
 from pipeline.allocator import keep_freed_memory
+from pipeline.memory import stage_memory
 from pipeline.params import Params
 from pipeline.paths import LABELS, MODEL, REPORTS, ROWS, SPLITS, TOKENIZED
 from pipeline.results import EVALUATION_SPEED, write_timed_results
@@ -47,7 +48,9 @@ def evaluate(params: Params) -> None:
         run.log_metrics({EVALUATION_SPEED: evaluation.rows_per_second})
         run.log_files(REPORT_FILES, "reports")
         run.log_files(sorted((REPORTS / FOLDER).glob("*.csv")), "reports")
+        run.log_files([REPORTS / FOLDER / FILE], "reports")  # what `make compare` reads of a run
         run.log_files(figures, "figures")
+        run.log_metrics(stage_memory("evaluate"))
         run.log_stage_seconds("evaluate", time.perf_counter() - started)
         run.log_files([write_timed_results(REPORTS, run.metrics())], "reports")
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
+from pipeline import figures
 from pipeline.calibration import Choices, calibration_scores, fit_temperature
 from pipeline.errors import SeqtrackError
 from pipeline.evaluation import Evaluation, evaluate_splits
@@ -91,7 +92,7 @@ def test_reports_repeat_byte_for_byte_and_leave_other_files_alone(world: World, 
     (world.folder / "again" / "validation.json").write_text("{}")
     again, _ = world.report(world.evaluate(), "again")
     files = sorted(file.relative_to(reported[1]) for file in reported[1].rglob("*") if file.is_file())
-    assert len(files) == 4 + 7 + 5 + 1  # reports, tables, figures, manifest
+    assert len(files) == 4 + 8 + 1 + 6 + 1  # reports, tables, outputs, figures, manifest
     for file in files:
         assert (again / file).read_bytes() == (reported[1] / file).read_bytes(), file
     assert (again / "validation.json").read_text() == "{}"
@@ -99,7 +100,7 @@ def test_reports_repeat_byte_for_byte_and_leave_other_files_alone(world: World, 
 
 def test_figures_are_named(reported: Reported) -> None:
     _, reports, figures = reported
-    names = ("confusion", "curves", "f1_by_class", "reliability", "slices")
+    names = ("confusion", "curves", "f1_by_class", "lengths", "reliability", "slices")
     assert figures == tuple(reports / "evaluation" / f"{name}.png" for name in names)
     assert all(figure.is_file() for figure in figures)
 
@@ -137,8 +138,16 @@ def test_an_unlabelled_test_split_is_absent_and_validation_takes_its_place(
     reports, figures = world.report(world.evaluate())
     assert list(read_json(reports / "metrics.json")) == ["validation"]
     assert len((reports / "evaluation" / "confusion.csv").read_text().splitlines()) == 1 + 15
-    assert len(figures) == 5
+    assert len(figures) == 6
     assert "test has no labelled rows" in capsys.readouterr().out
+
+
+def test_classes_that_no_font_can_write_are_named_by_number_and_told(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(figures, "FONTS", ("DejaVu Sans",))
+    world.report(world.evaluate(), "numbered")
+    assert "figures number them: class 0 is 体育\n" in capsys.readouterr().out
 
 
 MNLI = ("validation_matched.jsonl", "validation_mismatched.jsonl")
@@ -290,7 +299,7 @@ def test_multi_label_data_are_scored_by_label(tmp_path: Path, capsys: pytest.Cap
     assert [int(line["support"]) for line in lines] == wanted.sum(axis=0).tolist()
     for other in ("confusion", "regression"):  # of other tasks: a header alone
         assert (reports / "evaluation" / f"{other}.csv").read_text() == "actual,predicted\n"
-    assert {figure.stem for figure in figures} == {"curves", "f1_by_class", "reliability", "slices"}
+    assert {figure.stem for figure in figures} == {"curves", "f1_by_class", "lengths", "reliability", "slices"}
     errors = [json.loads(line) for line in (reports / "errors.jsonl").read_text(encoding="utf-8").splitlines()]
     assert all(set(error["predicted"]) != set(error["label"]) for error in errors)
     losses = [error["loss"] for error in errors if error["split"] == "test"]
@@ -311,7 +320,7 @@ def test_numbers_are_scored_as_numbers(tmp_path: Path, capsys: pytest.CaptureFix
     with (reports / "evaluation" / "regression.csv").open(encoding="utf-8", newline="") as stream:
         lines = [(float(line["actual"]), float(line["predicted"])) for line in csv.DictReader(stream)]
     assert lines == list(zip(test.targets, predicted, strict=True))
-    assert {figure.stem for figure in figures} == {"regression", "slices"}
+    assert {figure.stem for figure in figures} == {"lengths", "regression", "slices"}
     errors = [json.loads(line) for line in (reports / "errors.jsonl").read_text(encoding="utf-8").splitlines()]
     largest = np.sort(np.abs(predicted - test.targets))[::-1][:5]
     assert [error["absolute_error"] for error in errors if error["split"] == "test"] == pytest.approx(largest, abs=1e-5)

@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 
 from pipeline.calibration import Choices, reliability
+from pipeline.length_errors import errors_by_length
 from pipeline.ranking import precision_recall_curve, roc_curve
-from pipeline.score_figures import Interval, curves_figure, regression_figure, reliability_figure, slices_figure
+from pipeline.score_figures import (
+    Interval,
+    curves_figure,
+    length_figure,
+    regression_figure,
+    reliability_figure,
+    slices_figure,
+)
 
 NAMES = ("体育", "$x^$", "_hidden", "", "x" * 300, *(f"class-{place}" for place in range(20)))
 
@@ -29,7 +37,9 @@ def draw(folder: Path, seed: int) -> list[bytes]:
     reliability_figure({"as trained": bins, "temperature 2": bins}, "test", folder / "2.png")
     slices_figure(parts, 0.5, "accuracy", "test", folder / "3.png")
     regression_figure(scores[:, 0], scores[:, 1], "test", folder / "4.png")
-    return [(folder / f"{place}.png").read_bytes() for place in range(1, 5)]
+    lengths, wrong = generator.integers(3, 90, 80), (generator.random(80) < 0.3).astype(float)
+    length_figure(errors_by_length(lengths, wrong, shares=True, confidence=0.95), "error", "test", folder / "5.png")
+    return [(folder / f"{place}.png").read_bytes() for place in range(1, 6)]
 
 
 def test_equal_data_give_equal_bytes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -39,7 +49,13 @@ def test_equal_data_give_equal_bytes(tmp_path: Path, caplog: pytest.LogCaptureFi
         assert first == draw(tmp_path / "again", 1)
         other = draw(tmp_path / "other", 2)
     assert not caplog.records
-    assert [one != two for one, two in zip(first, other, strict=True)] == [True, True, False, True]  # slices are fixed
+    assert [one != two for one, two in zip(first, other, strict=True)] == [
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]  # slices are fixed
 
 
 def test_nothing_to_draw_is_drawn_without_a_warning(tmp_path: Path) -> None:
