@@ -32,6 +32,12 @@ repro: $(STAMP) ## Run the pipeline: only stages whose inputs, params or code ch
 preset: $(STAMP) ## Set params.yaml up for a task: NAME=mrpc, perhaps SET="fetch.path=/data/glue"; no NAME lists them
 	@python -m stages.preset $(NAME) $(SET)
 
+register: $(STAMP) ## Register the model in MLflow with a model card; FORCE=1: even if the one before is better
+	@python -m stages.register $(if $(FORCE),--force)
+
+card: $(STAMP) ## Write the model card alone: data/reports/model_card.md
+	@python -m stages.card
+
 classify: $(STAMP) ## Classify lines of standard input: echo "a text" | make classify, perhaps MODEL=runs:/<run_id>
 	@python -m stages.classify $(if $(MODEL),--model $(MODEL))
 

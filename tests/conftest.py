@@ -65,3 +65,13 @@ def racers(mlflow_home: Path) -> list[tuple[int, str, str]]:
 def mlflow_root(mlflow_home: Path, racers: object) -> Path:
     """The root of a repository whose MLflow store the racers made."""
     return mlflow_home
+
+
+@pytest.fixture(scope="session")
+def finished(mlflow_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder in which all stages up to evaluate ran, on a tiny model."""
+    from tests.whole_run import whole_run
+
+    folder = tmp_path_factory.mktemp("finished") / "work"
+    with whole_run(folder, mlflow_root):
+        return folder
