@@ -24,6 +24,7 @@ TOKENIZED = DATA / "tokenized"
 MODEL = DATA / "model"
 REPORTS = DATA / "reports"
 PREDICTIONS = DATA / "predictions"
+ONNX = DATA / "onnx"
 PARAMS_FILE = Path("params.yaml")
 PRESETS = Path("presets")
 
