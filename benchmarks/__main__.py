@@ -30,6 +30,7 @@ SMALL = {
     "data": "--rows 100000 --only seqtrack,datasketch",
     "tokenize": "",
     "predict": "--rounds 3",
+    "serving": "--rounds 3",
     "train": "--epochs 1 --rounds 2",
     "scaling": "--base 32 --length-rows 128 --process-rows 512 --rounds 1",
 }

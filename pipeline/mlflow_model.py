@@ -1,8 +1,8 @@
 """The trained model in MLflow's own format.
 
-Promises: what is logged loads with `mlflow.transformers.load_model` and `mlflow.pyfunc.load_model`, takes texts or text
-pairs, and returns label and score; with several labels, pyfunc returns all of them that reach their thresholds, and
-every probability.
+Promises: what is logged loads with `mlflow.transformers.load_model` and `mlflow.pyfunc.load_model`; pyfunc, and so
+`mlflow models serve`, takes the columns `text` and, for pairs, `text_pair`, and returns what predict says: label and
+every probability, all labels that reach their thresholds, or a number.
 """
 
 from __future__ import annotations
@@ -13,22 +13,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import mlflow
 import transformers
 from huggingface_hub import ModelCard
 from mlflow.models import Model, ModelSignature
-from mlflow.types.schema import Array, ColSpec, DataType, Map, Schema
+from mlflow.types.schema import Array, ColSpec, DataType, Map, Schema, TensorSpec
 
 from pipeline import served_sets
 from pipeline.decisions import THRESHOLDS
+from pipeline.labels import ProblemType
 from pipeline.modeling import quiet_transformers, trusts_code
 from pipeline.outputs import read_manifest
 
 # What the transformers flavour leaves out of a model folder, beside the model, so that the folder can be made again.
 OWN_FOLDER = "seqtrack"
 OWN_FILES = ("manifest.json", "labels.json", "columns.json", "thresholds.json")
+SINGLE: Final = "single_label_classification"  # what a model is whose configuration does not say
 REQUIREMENTS = ("torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
@@ -54,16 +56,16 @@ def log_transformers_model(
             device="cpu",
             trust_remote_code=trusts_code(read_manifest(folder)),
         )
-        sets = classifier.model.config.problem_type == "multi_label_classification"
+        given = {"text": example} if isinstance(example, str) else example
         logged = Model.log(
             artifact_path=None,
-            flavor=_SetsFlavor(folder) if sets else mlflow.transformers,
+            flavor=_Flavor(folder),
             transformers_model=classifier,
             name="model",
             task="text-classification",
             model_card=ModelCard(_card(metadata)),
-            signature=_signature(example, sets=sets),
-            input_example=example,
+            signature=_signature(given, classifier.model.config.problem_type or SINGLE),
+            input_example=given,
             # The pyfunc flavour cuts long texts where training did, instead of failing on them.
             model_config={"truncation": True},
             # Named here: left to itself MLflow finds them by loading the model in another process, which takes longer
@@ -77,7 +79,7 @@ def log_transformers_model(
     return str(logged.model_uri)
 
 
-class _SetsFlavor:
+class _Flavor:
     """MLflow's transformers flavour, but that pyfunc runs `pipeline.served_sets`."""
 
     def __init__(self, folder: Path) -> None:
@@ -94,13 +96,16 @@ class _SetsFlavor:
         mlflow_model.save(str(Path(path) / "MLmodel"))
 
 
-def _signature(example: str | dict[str, str], *, sets: bool) -> ModelSignature:
-    """Return what goes in, strings, and what comes out: label and score, or sets of labels and all probabilities."""
-    names = [None] if isinstance(example, str) else list(example)
-    outputs = Schema([ColSpec("string", "label"), ColSpec("double", "score")])
-    if sets:
-        outputs = Schema([ColSpec(Array(DataType.string), "labels"), ColSpec(Map(DataType.double), "probabilities")])
-    return ModelSignature(inputs=Schema([ColSpec("string", name) for name in names]), outputs=outputs)
+def _signature(example: Mapping[str, str], task: ProblemType) -> ModelSignature:
+    """Return what goes in, a string per column of the example, and what comes out, by task."""
+    probabilities = ColSpec(Map(DataType.double), "probabilities")
+    outputs: dict[ProblemType, list[ColSpec | TensorSpec]] = {
+        SINGLE: [ColSpec("string", "label"), probabilities],
+        "multi_label_classification": [ColSpec(Array(DataType.string), "labels"), probabilities],
+        "regression": [ColSpec("double", "score")],
+    }
+    inputs = Schema([ColSpec("string", name) for name in example])
+    return ModelSignature(inputs=inputs, outputs=Schema(outputs[task]))
 
 
 def _card(metadata: Mapping[str, str]) -> str:

@@ -103,7 +103,7 @@ def test_from_training_to_evaluation(
     assert "validation/cohen_kappa" in scores
     assert scores["train/loss"] < 0.2
     logged = mlflow.pyfunc.load_model(latest_run().data.tags["seqtrack.model_uri"])
-    assert set(logged.predict(["great film"])["label"]) <= {"bad", "good", "other"}
+    assert set(logged.predict([{"text": "great film"}])["label"]) <= {"bad", "good", "other"}
 
     # The model loads without the user's folder; only the metric needs it.
     (documented / "custom" / "models.py").unlink()

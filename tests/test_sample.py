@@ -109,7 +109,7 @@ def test_the_logged_model_loads_in_both_flavours(sample: Clone) -> None:
         "texts = ['The striker scored twice.', 'Shares fell as the bank cut its forecast. ' * 100]\n"
         "served = mlflow.pyfunc.load_model(sys.argv[1])\n"
         "assert served.metadata.signature.inputs and served.input_example is not None\n"
-        "print(json.dumps(served.predict(texts)['label'].tolist()))\n"
+        "print(json.dumps(served.predict([{'text': text} for text in texts])['label'].tolist()))\n"
         "print(json.dumps([mlflow.transformers.load_model(sys.argv[1])(texts[0])[0]['label']]))\n"
     )
     done = subprocess.run(

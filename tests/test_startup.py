@@ -36,7 +36,13 @@ ALLOWED = {"stages.split": {"scipy"}}
         "stages.train",
         "stages.evaluate",
         "stages.predict",
+        "stages.report",
         "stages.classify",
+        "stages.compare",
+        "stages.lineage",
+        "stages.register",
+        "stages.card",
+        "stages.export",
         "stages.preset",
         "stages.glue_zip",
         "pipeline.params",  # both of these are a part of `make repro`

@@ -141,7 +141,7 @@ def test_mlflow_returns_what_predict_says(labels: LabelSet, encoder: Path) -> No
     )
     said = classifier.decide(logits)
     model = mlflow.pyfunc.load_model(latest_run().data.tags["seqtrack.model_uri"])
-    found = model.predict(texts)
+    found = model.predict([{"text": text} for text in texts])
     if labels is NUMBERS:
         assert found["score"].tolist() == pytest.approx(said.labels, rel=1e-5)
     else:

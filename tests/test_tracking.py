@@ -9,6 +9,8 @@ from typing import Any
 import mlflow
 import pytest
 from mlflow.entities import Run
+from mlflow.pyfunc import scoring_server
+from starlette.testclient import TestClient
 
 from pipeline import tracking
 from pipeline.errors import SeqtrackError
@@ -193,9 +195,10 @@ def test_a_logged_model_loads_back_both_ways(store: Path, tmp_path: Path, capfd:
     texts = ["awful red film", "great " * 500]  # the second is far beyond max_length
     classify = mlflow.transformers.load_model(uri)
     direct = classify(texts, truncation=True)
-    frame: Any = mlflow.pyfunc.load_model(uri).predict(texts)
+    frame: Any = mlflow.pyfunc.load_model(uri).predict([{"text": text} for text in texts])
     assert [row["label"] for row in direct] == frame["label"].tolist()
-    assert [row["score"] for row in direct] == pytest.approx(frame["score"].tolist())
+    best = [max(chances.values()) for chances in frame["probabilities"]]
+    assert [row["score"] for row in direct] == pytest.approx(best)
     assert set(frame["label"]) <= set(NAMES)
     info = mlflow.models.get_model_info(uri)
     assert info.signature is not None
@@ -206,10 +209,31 @@ def test_a_logged_model_loads_back_both_ways(store: Path, tmp_path: Path, capfd:
 def test_a_logged_model_takes_text_pairs(store: Path, tmp_path: Path) -> None:
     uri = logged(tmp_path / "model", {"text": "great film", "text_pair": "red film"}, "6")
     pairs = [{"text": "awful", "text_pair": "red"}, {"text": "great " * 99, "text_pair": "film " * 99}]
-    frame: Any = mlflow.pyfunc.load_model(uri).predict(pairs)
+    model = mlflow.pyfunc.load_model(uri)
+    frame: Any = model.predict(pairs)
     direct = mlflow.transformers.load_model(uri)(pairs, truncation=True)
     assert [row["label"] for row in direct] == frame["label"].tolist()
-    assert [row["score"] for row in direct] == pytest.approx(frame["score"].tolist())
+    best = [max(chances.values()) for chances in frame["probabilities"]]
+    assert [row["score"] for row in direct] == pytest.approx(best)
+    served = TestClient(scoring_server.init(model))  # what `mlflow models serve` runs
+    for body in (
+        {"dataframe_records": pairs},
+        {"dataframe_split": {"columns": list(pairs[0]), "data": [list(row.values()) for row in pairs]}},
+        {"inputs": {name: [row[name] for row in pairs] for name in pairs[0]}},
+    ):
+        response = served.post("/invocations", json=body)
+        assert response.status_code == 200, response.text
+        assert [row["label"] for row in response.json()["predictions"]] == frame["label"].tolist()
+        assert response.json()["predictions"][0]["probabilities"] == pytest.approx(frame["probabilities"][0])
+    for bad, reason in (
+        ({"text": "a"}, "text_pair"),
+        ({"text": "a", "text_pair": None}, "row 0: text_pair is not a string"),
+        ({"text": 7, "text_pair": "b"}, "row 0: text is not a string: 7"),
+        ({"text": " ", "text_pair": ""}, "row 0: no text"),
+    ):
+        response = served.post("/invocations", json={"dataframe_records": [bad]})
+        assert response.status_code == 400
+        assert reason in response.json()["message"]
 
 
 def test_first_users_at_once_share_one_run(racers: list[tuple[int, str, str]]) -> None:
