@@ -39,7 +39,7 @@ class Change:
     after: Any
 
     def __str__(self) -> str:
-        return f"{self.key}: {_flag(self.before)} -> {_flag(self.after)}"
+        return f"{self.key}: {flag(self.before)} -> {flag(self.after)}"
 
 
 def names() -> list[str]:
@@ -95,10 +95,38 @@ def apply(name: str, overrides: Mapping[str, Any], path: Path = PARAMS_FILE) -> 
     Raises:
         SeqtrackError: there is no such preset, or a key or value that params.yaml cannot have.
     """
-    text = path.read_text(encoding="utf-8")
+    current = dotted(path.read_text(encoding="utf-8"))
+    return set_keys(settings(name, current, overrides), path)
+
+
+def dotted(text: str) -> dict[str, Any]:
+    """Return all keys of params.yaml's text, dotted, with their values; what is the value of a key stays whole."""
+    return _dotted(_round_trip().load(text))
+
+
+def set_keys(wanted: Mapping[str, Any], path: Path = PARAMS_FILE) -> list[Change]:
+    """Write dotted keys into params.yaml; comments and order stay.
+
+    Returns:
+        What changed, in the file's order.
+
+    Raises:
+        SeqtrackError: a key or value that params.yaml cannot have.
+    """
+    text, changes = with_keys(path.read_text(encoding="utf-8"), wanted, path)
+    if changes:
+        write_text(path, text)
+    return changes
+
+
+def with_keys(text: str, wanted: Mapping[str, Any], path: Path = PARAMS_FILE) -> tuple[str, list[Change]]:
+    """Return params.yaml's text with other values, checked, and what changed; `path` is for messages.
+
+    Raises:
+        SeqtrackError: a key or value that params.yaml cannot have; the message has the nearest key.
+    """
     document = _round_trip().load(text)
     current = _dotted(document)
-    wanted = settings(name, current, overrides)
     unknown = [key for key in wanted if key not in current]
     if unknown:
         near = difflib.get_close_matches(unknown[0], current, n=1)
@@ -119,15 +147,13 @@ def apply(name: str, overrides: Mapping[str, Any], path: Path = PARAMS_FILE) -> 
     stream = io.StringIO()
     _round_trip().dump(document, stream)
     parse_params(stream.getvalue(), path)
-    if changes:
-        write_text(path, stream.getvalue())
-    return changes
+    return stream.getvalue(), changes
 
 
 def flags(name: str, overrides: Mapping[str, Any], path: Path = PARAMS_FILE) -> list[str]:
     """Return the same as arguments of `dvc exp run`: `-S`, `key=value`, and so on; no blanks in any of them."""
     wanted = settings(name, _dotted(_round_trip().load(path.read_text(encoding="utf-8"))), overrides)
-    return [part for key, value in wanted.items() for part in ("-S", f"{key}={_flag(value)}")]
+    return [part for key, value in wanted.items() for part in ("-S", f"{key}={flag(value)}")]
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -206,7 +232,8 @@ def _flow(value: Any) -> Any:
     return value
 
 
-def _flag(value: Any) -> str:
+def flag(value: Any) -> str:
+    """Return a value as `dvc exp run -S key=<value>` takes it, without blanks."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -214,7 +241,7 @@ def _flag(value: Any) -> str:
     if isinstance(value, str):
         return value if _PLAIN.fullmatch(value) and value.lower() not in _WORDS else f"'{value}'"
     if isinstance(value, Sequence):
-        return f"[{','.join(map(_flag, value))}]"
+        return f"[{','.join(map(flag, value))}]"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_flag(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{flag(item)}" for key, item in value.items()) + "}"
     return repr(value)
