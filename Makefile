@@ -29,6 +29,9 @@ repro: $(STAMP) ## Run the pipeline: only stages whose inputs, params or code ch
 	dvc repro
 	@python -m pipeline.next_steps
 
+doctor: $(STAMP) ## What this machine has, what params.yaml will use, what will go wrong; ARGS=--json for programs
+	@python -m stages.doctor $(ARGS)
+
 preset: $(STAMP) ## Set params.yaml up for a task: NAME=mrpc, perhaps SET="fetch.path=/data/glue"; no NAME lists them
 	@python -m stages.preset $(NAME) $(SET)
 
@@ -68,14 +71,18 @@ test: $(STAMP) ## Run the tests
 test-slow: $(STAMP) ## Run the tests that take minutes each
 	python -m pytest -m slow
 
-lint: $(STAMP) ## Check style and types
+lint: $(STAMP) ## Check style and types, and that the docs' site can be built
 	ruff check .
 	ruff format --check .
 	mypy
+	mkdocs build --site-dir $(VENV)/.site
 
 format: $(STAMP) ## Fix style
 	ruff check --fix .
 	ruff format .
+
+docs: $(STAMP) ## Build the docs' site: open site/index.html
+	mkdocs build
 
 bench: $(STAMP) ## Measure speed and memory in half an hour; tables go into docs/benchmarks.md
 	@python -m benchmarks
