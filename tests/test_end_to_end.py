@@ -9,8 +9,8 @@ import pytest
 
 from tests.clone import Clone, make_small
 
-ALL = ["fetch", "validate", "split", "vocabulary", "tokenize", "train", "evaluate", "predict"]
-AFTER_TRAIN = ["train", "evaluate", "predict"]
+AFTER_TRAIN = ["train", "evaluate", "predict", "report", "export"]
+ALL = ["fetch", "validate", "split", "vocabulary", "tokenize", *AFTER_TRAIN]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_nothing_but_the_lock_file_is_left_for_git(clone: Clone) -> None:
         ("train.learning_rate=5e-5", AFTER_TRAIN),
         ("split.seed=7", ["split", "vocabulary", *AFTER_TRAIN]),
         ("predict.path=data/raw/reviews.csv", ["predict"]),
-        ("evaluate.bootstrap_samples=200", ["evaluate"]),
+        ("evaluate.bootstrap_samples=200", ["evaluate", "report"]),
     ],
 )
 def test_an_override_runs_only_what_depends_on_it(restored: Clone, override: str, stages: list[str]) -> None:

@@ -16,7 +16,18 @@ from pipeline.params import Params
 from stages.runner import run_stage
 from tests.toy import REPOSITORY
 
-STAGES = ("fetch", "validate", "split", "vocabulary", "tokenize", "train", "evaluate", "predict")
+STAGES = (
+    "fetch",
+    "validate",
+    "split",
+    "vocabulary",
+    "tokenize",
+    "train",
+    "evaluate",
+    "predict",
+    "report",
+    "export",
+)
 
 
 @pytest.fixture(autouse=True)

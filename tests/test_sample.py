@@ -93,10 +93,10 @@ def test_one_mlflow_run_holds_everything(sample: Clone) -> None:
     last = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "checkpoints/last")}
     assert last == {"manifest.json", "model.safetensors", "optimizer.safetensors", "state.json", "training.json"}
     figures = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "figures")}
-    drawn = {"confusion.png", "curves.png", "f1_by_class.png", "reliability.png", "slices.png"}
+    drawn = {"confusion.png", "curves.png", "f1_by_class.png", "lengths.png", "reliability.png", "slices.png"}
     assert figures == {"learning_curves.png", *drawn}
     reports = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "reports")}
-    assert reports >= {"metrics.json", "all_results.json", "errors.jsonl", "slices.csv"}
+    assert reports >= {"metrics.json", "all_results.json", "errors.jsonl", "slices.csv", "index.html"}
     timed = read_json(sample.folder / ".seqtrack" / "results" / tags["seqtrack.run_key"] / "all_results.json")
     assert timed["seconds"]["train"] == metrics["stage_seconds/train"]
     assert timed["samples_per_second"].keys() == {"train", "evaluate"}
