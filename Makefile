@@ -65,8 +65,8 @@ glue: $(STAMP) ## Hours: tables of GLUE's tasks, ours and Trainer, in docs/resul
 glue-zip: $(STAMP) ## Collect GLUE submission files of all tasks into submission.zip; FROM= names files that go first
 	@python -m stages.glue_zip $(FROM)
 
-test: $(STAMP) ## Run the tests
-	python -m pytest -m "not slow"
+test: $(STAMP) ## Run the tests, two files at a time; ARGS= more for pytest
+	python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
 
 test-slow: $(STAMP) ## Run the tests that take minutes each
 	python -m pytest -m slow
