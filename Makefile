@@ -65,8 +65,9 @@ glue: $(STAMP) ## Hours: tables of GLUE's tasks, ours and Trainer, in docs/resul
 glue-zip: $(STAMP) ## Collect GLUE submission files of all tasks into submission.zip; FROM= names files that go first
 	@python -m stages.glue_zip $(FROM)
 
-test: $(STAMP) ## Run the tests, two files at a time; ARGS= more for pytest
-	python -m pytest -m "not slow" -n 2 --dist loadfile $(ARGS)
+test: $(STAMP) ## Run the tests: two files at a time, then the sample's training, which takes all cores
+	python -m pytest -m "not slow" -n 2 --dist loadfile --ignore tests/test_sample.py
+	python -m pytest -m "not slow" tests/test_sample.py
 
 test-slow: $(STAMP) ## Run the tests that take minutes each
 	python -m pytest -m slow
