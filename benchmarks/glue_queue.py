@@ -63,10 +63,12 @@ def run_queue(
             dvc(root, "queue", "remove", queue[name][0])  # failed before, or its experiment was removed
         _enqueue(root, name, unit)
     failures, waiting = [], dict(missing)
-    if waiting.keys() - here.keys():
-        dvc(root, "queue", "start", "--jobs", str(jobs), threads=threads)
     while waiting:
-        here, queue = experiments(root), queued(root)
+        here, told = experiments(root), dvc(root, "queue", "status")
+        queue = queue_entries(told)
+        # At first, and where the workers have been killed.
+        if nobody_works(told) and any(queue.get(name, ("", ""))[1] == "Queued" for name in waiting):
+            dvc(root, "queue", "start", "--jobs", str(jobs), threads=threads)
         for name in [name for name in waiting if name in here]:
             unit = waiting.pop(name)
             result = collect(root, here[name], name, unit)
@@ -100,6 +102,11 @@ def queue_entries(told: str) -> dict[str, tuple[str, str]]:
     """Read the table that `dvc queue status` prints: name to task id and state."""
     rows = (_ROW.match(line) for line in told.splitlines())
     return {row["name"]: (row["task"], row["state"]) for row in rows if row}
+
+
+def nobody_works(told: str) -> bool:
+    """Read from what `dvc queue status` prints whether the queue has no worker."""
+    return re.search(r"^Worker status: 0 active, 0 idle", told, re.MULTILINE) is not None
 
 
 def collect(root: Path, commit: str, name: str, unit: Unit) -> Result:
