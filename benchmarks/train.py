@@ -1,10 +1,10 @@
 """Training beside what people use otherwise: samples per second, the whole run, accuracy and memory.
 
-Ours is the train stage as `dvc repro` starts it, with every default of params.yaml: checkpoints, MLflow, a score on
-validation after each epoch. Beside it Trainer with its defaults and with its best flags, and a plain loop with
-accelerate. All train the bundled encoder on MRPC where SEQTRACK_DATA has it, else on the bundled sample: the rows that
-the split stage left, the same number of epochs, batch, learning rate, and in each round the same seed. Each runs in a
-process of its own, in turn.
+Ours is the train stage as `dvc repro` starts it: checkpoints, MLflow, a score on validation after each epoch, and every
+default of params.yaml but dropout, which on all sides is what the model's configuration says. Beside it Trainer with
+its defaults and with its best flags, and a plain loop with accelerate. All train the bundled encoder on MRPC where
+SEQTRACK_DATA has it, else on the bundled sample: the rows that the split stage left, the same number of epochs, batch,
+learning rate, and in each round the same seed. Each runs in a process of its own, in turn.
 
     python -m benchmarks.train
     python -m benchmarks.train --epochs 1 --rounds 1 --rows 128 --only seqtrack,trainer-best
@@ -135,7 +135,8 @@ def rates_beside_ours(
 
 
 def train_ours(workspace: Workspace, side: str, first_seed: int, turn: int) -> Result:
-    done = workspace.set_up({"train.seed": first_seed + turn, "train.packing": side == PACKED}).train()
+    settings = {"train.seed": first_seed + turn, "train.packing": side == PACKED, "train.dropout": None}
+    done = workspace.set_up(settings).train()
     return told(
         Result(
             side=side,
