@@ -7,7 +7,7 @@ resamples are computed at once, so that 10,000 rows and 1,000 resamples take sec
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -126,6 +126,16 @@ def intervals(
         for name, metric in own.items():
             drawn = (np.repeat(np.arange(rows), column.astype(np.int64)) for column in weights.T)
             parts.setdefault(name, []).append(np.array([metric(positions) for positions in drawn], np.float64))
+    return percentiles(parts, confidence)
+
+
+def percentiles(parts: Mapping[str, Sequence[Values]], confidence: float) -> dict[str, tuple[float, float]]:
+    """Return the percentile interval of each name's values; no interval where none of them is finite.
+
+    Args:
+        parts: values over resamples, in pieces of shape (resamples,).
+        confidence: coverage of the intervals.
+    """
     tail = (1 - confidence) / 2
     found = {}
     for name, pieces in parts.items():

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
-from pipeline.bootstrap import Score, scorer
+from pipeline.bootstrap import Score, percentiles, scorer
 from pipeline.decisions import HALF, decide
 from pipeline.labels import LabelSet
 from pipeline.resampling import CELLS, Values, Weights, once, resamples
@@ -154,14 +154,7 @@ def _intervals(
         in_a, in_b = score_a(weights), score_b(weights)
         for name in names:
             parts[name].append(in_b[name] - in_a[name])
-    tail, found = (1 - confidence) / 2, {}
-    for name, pieces in parts.items():
-        values = np.concatenate(pieces)
-        values = values[np.isfinite(values)]
-        if len(values):
-            low, high = np.quantile(values, [tail, 1 - tail])
-            found[name] = (float(low), float(high))
-    return found
+    return percentiles(parts, confidence)
 
 
 def _permuted(
