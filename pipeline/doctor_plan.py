@@ -22,7 +22,7 @@ from pipeline.doctor_machine import Limits, free_bytes, unreachable
 from pipeline.errors import SeqtrackError
 from pipeline.findings import Finding, error, fact, gib, warning
 from pipeline.glue import find_task
-from pipeline.model_source import PACKAGE_PREFIX, UNREAD, resolve
+from pipeline.model_source import from_cache, is_local, resolve
 from pipeline.params import Checkpoint, Data, Fetch, Launch, Model, Params, Predict, Train
 from pipeline.paths import DATA, FETCHED, MlflowStore, hub_endpoint, hub_offline, root, state
 from pipeline.sources_glue import task_folder
@@ -157,20 +157,16 @@ def model(settings: Model) -> tuple[Finding, Path | None]:
     name = settings.name_or_path
     if settings.from_scratch is not None:
         return fact("model", f"a {settings.from_scratch.model_type} from scratch, made by vocabulary"), None
-    local = name.startswith((PACKAGE_PREFIX, ".", "/", "~")) or name.count("/") > 1 or Path(name).expanduser().is_dir()
-    if local:
+    if is_local(name):
         try:
             folder = resolve(settings, weights=True).folder
         except SeqtrackError as problem:
             return error("model", name, problem.problem, problem.fix or "set model.name_or_path in params.yaml"), None
         return _described(name, folder, f"local: {folder}")
-    from huggingface_hub import snapshot_download  # takes a while
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError  # takes a while
 
     try:
-        cached = snapshot_download(
-            name, revision=settings.revision, ignore_patterns=[*UNREAD, "*.bin"], local_files_only=True
-        )
+        cached = from_cache(settings)
     except HFValidationError:
         fix = "set model.name_or_path to a hub id, a local folder or package:<module>/<folder>"
         return error("model", name, "neither a folder nor a hub id", fix), None
@@ -179,7 +175,7 @@ def model(settings: Model) -> tuple[Finding, Path | None]:
             return fact("model", f"{name}: downloaded from {hub_endpoint()} when needed"), None
         fix = "set model.name_or_path to a local folder, or HF_ENDPOINT to a hub you can reach"
         return error("model", name, f"not in the cache, and the hub is out of reach ({reason})", fix), None
-    return _described(name, Path(cached), "in the hub's cache")
+    return _described(name, cached, "in the hub's cache")
 
 
 def _described(name: str, folder: Path, place: str) -> tuple[Finding, Path]:

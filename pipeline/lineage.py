@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 from pipeline.code import code_digest
 from pipeline.errors import SeqtrackError
 from pipeline.identity import NOT_IDENTITY, Training
-from pipeline.model_source import PACKAGE_PREFIX, UNREAD, ModelSource, resolve
+from pipeline.model_source import ModelSource, from_cache, is_local, resolve
 from pipeline.outputs import MANIFEST, SCHEMA_VERSION, folder_digest, sha256_file
 from pipeline.params import Data, Model, Predict, Split, Tokenize, Train
 from pipeline.parts import part_digests
@@ -265,19 +265,15 @@ def _base_model(training: Training | None, model: Model) -> Link:
 
 def _base_source(model: Model) -> ModelSource | None:
     """Return the base model where it is on this machine; None for one of a hub that is not."""
-    local = model.from_scratch is not None or model.name_or_path.startswith((PACKAGE_PREFIX, ".", "/", "~"))
-    if local or Path(model.name_or_path).is_dir() or model.name_or_path.count("/") > 1:
+    if model.from_scratch is not None or is_local(model.name_or_path):
         return resolve(model, weights=True)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError  # takes a while
 
     try:
-        folder = snapshot_download(
-            model.name_or_path, revision=model.revision, ignore_patterns=[*UNREAD, "*.bin"], local_files_only=True
-        )
+        folder = from_cache(model)
     except (LocalEntryNotFoundError, HFValidationError):
         return None
-    return ModelSource(name=model.name_or_path, folder=Path(folder), commit=Path(folder).name)
+    return ModelSource(name=model.name_or_path, folder=folder, commit=folder.name)
 
 
 def _tokens(model: Mapping[str, Any], sections: Sections) -> Link:

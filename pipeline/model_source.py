@@ -75,13 +75,35 @@ def resolve(model: Model, *, weights: bool) -> ModelSource:
     if folder.is_dir():
         _require_config(folder, name)
         return ModelSource(name=name, folder=folder.resolve(), commit=None)
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if is_local(name):
         raise SeqtrackError(
             f"no folder {name}",
             where="params.yaml: model.name_or_path",
             expected="a hub id, an existing local folder, or package:<module>/<folder>",
         )
     return _from_hub(model, weights=weights)
+
+
+def is_local(name: str) -> bool:
+    """Return whether model.name_or_path names something on this machine, there or not, rather than a hub id."""
+    stated = name.startswith((PACKAGE_PREFIX, ".", "/", "~")) or name.count("/") > 1
+    return stated or Path(name).expanduser().is_dir()
+
+
+def from_cache(model: Model) -> Path:
+    """Return the folder of a hub's model with its weights in the hub's cache, without asking the hub.
+
+    Raises:
+        LocalEntryNotFoundError: it is not there.
+        HFValidationError: the name is no hub id.
+    """
+    from huggingface_hub import snapshot_download  # takes a while
+
+    return Path(
+        snapshot_download(
+            model.name_or_path, revision=model.revision, ignore_patterns=[*UNREAD, "*.bin"], local_files_only=True
+        )
+    )
 
 
 def _package_folder(name: str) -> Path:
