@@ -19,7 +19,7 @@ from pipeline.gate import check_gate, lower_is_better, require_score
 from pipeline.metrics import HEADLINES, default_metric
 from pipeline.params import Register, Tracking
 from pipeline.paths import mlflow_store
-from pipeline.tracking import MODEL_TAG, tracked_run
+from pipeline.tracking import MODEL_TAG, tracked_run, unusable_store
 from pipeline.trained import Trained
 
 if TYPE_CHECKING:
@@ -168,11 +168,7 @@ def _store() -> Iterator[MlflowClient]:
             mlflow.set_tracking_uri(store.tracking_uri)
             yield mlflow.MlflowClient()
         except (MlflowException, OSError) as error:
-            raise SeqtrackError(
-                f"the MLflow store cannot be used ({error})",
-                where=store.tracking_uri,
-                fix="check MLFLOW_TRACKING_URI, or unset it to use mlflow.db beside dvc.yaml",
-            ) from error
+            raise unusable_store(store.tracking_uri, error) from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pipeline.tracking import RUN_KEY_TAG, TrackedRun, tracked_run
+from pipeline.tracking import TrackedRun, find_run, tracked_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -38,9 +38,8 @@ class SweepRuns:
 
     def find(self, run_key: str) -> str | None:
         """Return the run of a run_key, if there is one."""
-        experiments = [experiment.experiment_id for experiment in self._client.search_experiments()]
-        runs = self._client.search_runs(experiments, f"tags.`{RUN_KEY_TAG}` = '{run_key}'", max_results=1)
-        return runs[0].info.run_id if runs else None
+        run = find_run(self._client, run_key)
+        return None if run is None else run.info.run_id
 
     def adopt(self, run_id: str, name: str, number: int) -> None:
         """Make a trial's run a child of the parent, if this trial made it and it is nobody's yet."""

@@ -186,6 +186,15 @@ class TrackedRun:
         return self._last_steps[name]
 
 
+def unusable_store(uri: str, error: Exception) -> SeqtrackError:
+    """Return what is said where MLflow's store at `uri` cannot be reached, read or written."""
+    return SeqtrackError(
+        f"the MLflow store cannot be used ({error})",
+        where=uri,
+        fix="check MLFLOW_TRACKING_URI, or unset it to use mlflow.db beside dvc.yaml",
+    )
+
+
 @contextmanager
 def tracked_run(run_key: str, experiment_name: str) -> Iterator[TrackedRun]:
     """Open the run of a run_key, creating it on first use; its status follows how the block ends.
@@ -211,14 +220,10 @@ def tracked_run(run_key: str, experiment_name: str) -> Iterator[TrackedRun]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(lock):
             client = mlflow.MlflowClient()
-            run = _find(client, run_key) or _create(client, run_key, experiment_name, store.artifact_location)
+            run = find_run(client, run_key) or _create(client, run_key, experiment_name, store.artifact_location)
         active = mlflow.start_run(run_id=run.info.run_id)
     except (MlflowException, OSError) as error:  # OSError: the folder of a database or of the lock
-        raise SeqtrackError(
-            f"the MLflow store cannot be used ({error})",
-            where=store.tracking_uri,
-            fix="check MLFLOW_TRACKING_URI, or unset it to use mlflow.db beside dvc.yaml",
-        ) from error
+        raise unusable_store(store.tracking_uri, error) from error
     status = "FAILED"
     try:
         if (changes := _git("status", "--porcelain")) is not None:
@@ -278,7 +283,8 @@ def download_artifacts(run_id: str, folder: str, files: Iterable[str], target: P
             shutil.rmtree(target / ".download", ignore_errors=True)
 
 
-def _find(client: MlflowClient, run_key: str) -> Run | None:
+def find_run(client: MlflowClient, run_key: str) -> Run | None:
+    """Return the run of a run_key in any experiment, None where there is none."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(experiments, f"tags.`{RUN_KEY_TAG}` = '{run_key}'", max_results=1)
     return runs[0] if runs else None
