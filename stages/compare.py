@@ -9,11 +9,10 @@ and seed are those of evaluate in params.yaml.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from pipeline.errors import SeqtrackError
 from pipeline.params import load_params
+from stages.runner import mistakes_in_one_line
 
 
 def main() -> None:
@@ -25,7 +24,7 @@ def main() -> None:
     parser.add_argument("--limit", type=_count, default=10, help="most rows shown of each kind (10)")
     parser.add_argument("--permutations", type=_count, default=2_000, help="swaps behind a p-value (2000)")
     arguments = parser.parse_args()
-    try:
+    with mistakes_in_one_line():
         evaluate = load_params().evaluate
         # Late: they take seconds to load, and mistakes in the arguments are told before.
         from pipeline.comparing import Settings, compare
@@ -39,10 +38,6 @@ def main() -> None:
         if arguments.html is not None:
             write_page(comparison, arguments.html)
             print(f"page: {arguments.html}")
-    except SeqtrackError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 def _count(text: str) -> int:

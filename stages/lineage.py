@@ -8,11 +8,10 @@ which is named. A link is unknown, and breaks nothing, where it cannot be told h
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from pipeline.errors import SeqtrackError
 from pipeline.params import load_params
+from stages.runner import mistakes_in_one_line
 
 
 def main() -> None:
@@ -20,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.lineage", description=__doc__)
     parser.add_argument("what", type=Path, help="a file in data/predictions, of any format, or a copy of one")
     arguments = parser.parse_args()
-    try:
+    with mistakes_in_one_line():
         params = load_params()
         from pipeline.lineage import Sections, trace  # late: mistakes in params.yaml are told before
         from pipeline.lineage_report import require_whole, show
@@ -37,10 +36,6 @@ def main() -> None:
         show(lineage)
         require_whole(lineage)
         print("every link that can be told is as it was")
-    except SeqtrackError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":

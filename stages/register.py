@@ -11,11 +11,10 @@ version that has the alias. Registering the same model again makes no second ver
 from __future__ import annotations
 
 import argparse
-import sys
 
-from pipeline.errors import SeqtrackError
 from pipeline.params import load_params
 from pipeline.paths import MODEL, REPORTS
+from stages.runner import mistakes_in_one_line
 
 
 def main() -> None:
@@ -27,7 +26,7 @@ def main() -> None:
         "--force", action="store_true", help="also where the alias's holder is better; not past the gate"
     )
     arguments = parser.parse_args()
-    try:
+    with mistakes_in_one_line():
         params = load_params()
         from pipeline import hub_upload, registry  # late: they take seconds to load, and mistakes are told before
         from pipeline.console import facts, say
@@ -49,10 +48,6 @@ def main() -> None:
         facts(
             "", [("model", f"models:/{done.name}@{settings.alias}"), ("card", str(card)), ("MLflow run", done.run_id)]
         )
-    except SeqtrackError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":

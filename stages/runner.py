@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline import timings
@@ -33,10 +34,17 @@ def run_stage(stage: Callable[[Params], None], description: str | None, *, outpu
     )
     parser.parse_args()
     started = time.perf_counter()
-    try:
+    with mistakes_in_one_line():
         stage(load_params())
         if output is not None:
             timings.record(stage.__name__, output, time.perf_counter() - started)
+
+
+@contextmanager
+def mistakes_in_one_line() -> Iterator[None]:
+    """End the program with one line and status 1 for a user's mistake; in order where it was told to stop."""
+    try:
+        yield
     except SeqtrackError as error:
         sys.exit(f"error: {error}")
     except Stopped as stopped:

@@ -8,12 +8,11 @@ graph. With the model of this folder, probabilities have predict.temperature of 
 from __future__ import annotations
 
 import argparse
-import sys
 
 from pipeline.console import say
-from pipeline.errors import SeqtrackError
 from pipeline.params import load_params
 from pipeline.paths import MODEL
+from stages.runner import mistakes_in_one_line
 
 
 def main() -> None:
@@ -25,7 +24,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not 0 <= arguments.port < 2**16:
         parser.error(f"--port {arguments.port}: expected 0 to {2**16 - 1}")
-    try:
+    with mistakes_in_one_line():
         params = load_params()
         from pipeline.serving_process import bind, run, url_of  # late: --help needs no server
 
@@ -41,10 +40,6 @@ def main() -> None:
             say(f"serving {name} ({model.classifier.digest[:10]}) on {model.classifier.device}: {url_of(listening)}")
             run(served, listening)
             say("stopped")
-    except SeqtrackError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":

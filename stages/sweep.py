@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from pipeline.errors import SeqtrackError, Stopped
 from pipeline.sweeping import Options, dry_run, sweep
+from stages.runner import mistakes_in_one_line
 
 
 def main() -> None:
@@ -36,18 +36,11 @@ def main() -> None:
         write_best=arguments.write_best,
         trials=arguments.trials,
     )
-    try:
+    with mistakes_in_one_line():
         if arguments.dry_run:
             dry_run(options)
         elif not sweep(options):
             sys.exit("error: no trial came to its end.")
-    except SeqtrackError as error:
-        sys.exit(f"error: {error}")
-    except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        sys.exit(stopped.status)
-    except KeyboardInterrupt:
-        sys.exit(130)
 
 
 if __name__ == "__main__":
