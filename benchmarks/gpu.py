@@ -131,7 +131,9 @@ def run(options: argparse.Namespace, shape: Shape) -> None:
             "utilisation": {
                 case: {side: asdict(spread) for side, spread in sides.items()} for case, sides in tables.items()
             },
-            "times_as_fast_as": {case: rates_beside_ours(sides, RATE) for case, sides in results.items()},
+            "ratios": {
+                case: [asdict(ratio) for ratio in rates_beside_ours(sides, RATE)] for case, sides in results.items()
+            },
         },
     )
     print(
@@ -143,8 +145,8 @@ def run(options: argparse.Namespace, shape: Shape) -> None:
         print(f"\n{case}: {len(cases[case]):,} rows, {int(cases[case].sum()):,} tokens, {options.epochs} epochs\n")
         show(sides, cases[case], tables[case])
         print()
-        for side, ratio in rates_beside_ours(sides, RATE).items():
-            print(f"- {ratio:.2f} times the samples per second of: {SIDES[side]}")
+        for ratio in rates_beside_ours(sides, RATE):
+            print(f"- {ratio.line()}")
 
 
 def prepare(place: Path, model: Path, lengths: npt.NDArray[np.int64], options: argparse.Namespace) -> Workspace:

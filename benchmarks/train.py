@@ -1,8 +1,9 @@
 """Training beside what people use otherwise: samples per second, the whole run, accuracy and memory.
 
 Ours is the train stage as `dvc repro` starts it: checkpoints, MLflow, a score on validation after each epoch, and every
-default of params.yaml but dropout, which on all sides is what the model's configuration says. Beside it Trainer with
-its defaults and with its best flags, and a plain loop with accelerate. All train the bundled encoder on MRPC where
+default of params.yaml; once with dropout as the model's configuration has it, which the others have too, and once
+without, which is the default. Beside it Trainer with its defaults, with its best flags, and with those and no dropout,
+and a plain loop with accelerate. All train the bundled encoder on MRPC where
 SEQTRACK_DATA has it, else on the bundled sample: the rows that the split stage left, the same number of epochs, batch,
 learning rate, and in each round the same seed. Each runs in a process of its own, in turn.
 
@@ -31,19 +32,28 @@ from pipeline.paths import LABELS
 
 PACKAGES = ("torch", "transformers", "accelerate", "mlflow")
 OURS = "seqtrack"
+SHIPPED = "seqtrack-default"
 PACKED = "seqtrack-packed"
 SIDES = {
-    OURS: "this project's train stage",
-    PACKED: "the same with train.packing",
+    OURS: "this project's train stage, the model's dropout",
+    SHIPPED: "this project's train stage, its defaults: no dropout",
+    PACKED: "this project's train stage, the model's dropout, train.packing",
     "trainer": "Trainer, defaults",
     "trainer-best": "Trainer, bf16, group_by_length, no checkpoints",
-    "trainer-workers": "the same with 2 data loader workers",
-    "trainer-compiled": "the same with torch_compile",
-    "trainer-eager": "the same with a model of eager attention",
+    "trainer-no-dropout": "Trainer, bf16, group_by_length, no checkpoints, no dropout",
+    "trainer-workers": "Trainer's best flags and 2 data loader workers",
+    "trainer-compiled": "Trainer's best flags and torch_compile",
+    "trainer-eager": "Trainer's best flags and eager attention",
     "accelerate": "plain loop with accelerate, bf16",
 }
 EVAL_BATCH = 64  # of the others
-USUAL = (OURS, "trainer", "trainer-best", "accelerate")
+USUAL = (OURS, SHIPPED, "trainer", "trainer-best", "trainer-no-dropout", "accelerate")
+# Ours to the sides it is compared with; equal work but for the second one's first two, which draw masks of dropout.
+OTHERS = {
+    OURS: ("trainer", "trainer-best", "trainer-workers", "trainer-compiled", "trainer-eager", "accelerate"),
+    SHIPPED: ("trainer", "trainer-best", "trainer-no-dropout"),
+    PACKED: ("trainer-best", "trainer-workers", "trainer-compiled", "trainer-eager"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +112,7 @@ def main() -> None:
             "rows": rows,
             "epochs": params.train.num_train_epochs,
             "results": {side: [asdict(result) for result in found] for side, found in results.items()},
-            "times_as_fast_as": ratios,
+            "ratios": [asdict(ratio) for ratio in ratios],
         },
     )
     first = next(iter(results.values()))[0]
@@ -113,29 +123,48 @@ def main() -> None:
     )
     show(results)
     print()
-    for side, ratio in ratios.items():
-        print(f"- {ratio:.2f} times the samples per second of: {SIDES[side]}")
+    for ratio in ratios:
+        print(f"- {ratio.line()}")
 
 
 def compare(workspace: Workspace, sides: Sequence[str], rounds: int) -> dict[str, list[Result]]:
     """Let sides train in turn on what a workspace holds; round n has the seed of params.yaml plus n."""
     first = workspace.params().train.seed
     runs: dict[str, Callable[[int], Result]] = {
-        side: partial(train_ours if side in (OURS, PACKED) else train_theirs, workspace, side, first) for side in sides
+        side: partial(train_ours if side in OTHERS else train_theirs, workspace, side, first) for side in sides
     }
     return alternate(runs, rounds)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """How many times as many samples per second one side takes as another: the ratio of the medians."""
+
+    ours: str
+    theirs: str
+    times: float
+
+    def line(self) -> str:
+        """Return it in words."""
+        return f"{SIDES[self.ours]}: {self.times:.2f} times the samples per second of {SIDES[self.theirs]}"
+
+
 def rates_beside_ours(
     results: dict[str, list[Result]], rate: Callable[[Result], float] = attrgetter("samples_per_second")
-) -> dict[str, float]:
-    """Return, by side, how many times as many samples per second ours takes: the ratio of the medians."""
+) -> list[Ratio]:
+    """Compare each side of ours that ran with each other side that belongs beside it."""
     medians = {side: Spread.of(list(map(rate, found))).median for side, found in results.items()}
-    return {side: medians[OURS] / median for side, median in medians.items() if side != OURS and OURS in medians}
+    return [
+        Ratio(ours=ours, theirs=theirs, times=medians[ours] / medians[theirs])
+        for ours, others in OTHERS.items()
+        for theirs in others
+        if ours in medians and theirs in medians
+    ]
 
 
 def train_ours(workspace: Workspace, side: str, first_seed: int, turn: int) -> Result:
-    settings = {"train.seed": first_seed + turn, "train.packing": side == PACKED, "train.dropout": None}
+    dropout = {} if side == SHIPPED else {"train.dropout": None}
+    settings = {"train.seed": first_seed + turn, "train.packing": side == PACKED, **dropout}
     done = workspace.set_up(settings).train()
     return told(
         Result(

@@ -83,9 +83,11 @@ def main() -> None:
     print(json.dumps(vars(outcome)))
 
 
-def train_with_trainer(task: Task, flags: Mapping[str, Any], attention: str | None = None) -> Outcome:
+def train_with_trainer(
+    task: Task, flags: Mapping[str, Any], attention: str | None = None, config: Mapping[str, Any] | None = None
+) -> Outcome:
     set_seed(task.seed)  # the new head is drawn before Trainer sets its seed
-    tokenizer, model = load(task, attention)
+    tokenizer, model = load(task, attention, config or {})
     train, validation = (encode(Path(file), tokenizer, task) for file in (task.train, task.validation))
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -124,7 +126,7 @@ def train_with_accelerate(task: Task) -> Outcome:
     """The loop that accelerate's introductions teach: everything prepared, batches padded to their longest row."""
     accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16")
     set_seed(task.seed)
-    tokenizer, model = load(task)
+    tokenizer, model = load(task, None, {})
     collate = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8)
     train = DataLoader(
         encode(Path(task.train), tokenizer, task),
@@ -175,10 +177,12 @@ def score(model: torch.nn.Module, validation: DataLoader[Any], accelerator: Acce
     return torch.cat(right).float().mean().item()
 
 
-def load(task: Task, attention: str | None = None) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+def load(
+    task: Task, attention: str | None, config: Mapping[str, Any]
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     tokenizer = AutoTokenizer.from_pretrained(task.model)
     model = AutoModelForSequenceClassification.from_pretrained(
-        task.model, num_labels=task.classes, dtype=torch.float32, attn_implementation=attention
+        task.model, num_labels=task.classes, dtype=torch.float32, attn_implementation=attention, **config
     )
     return tokenizer, model
 
@@ -200,10 +204,12 @@ def device_mib() -> float | None:
 
 # The optimiser is the fused one by default.
 BEST = {"bf16": True, "train_sampling_strategy": "group_by_length", "save_strategy": "no"}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # of BERT and its kin
 WORKERS = {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}
 SIDES: dict[str, Callable[[Task], Outcome]] = {
     "trainer": partial(train_with_trainer, flags={}),
     "trainer-best": partial(train_with_trainer, flags=BEST),
+    "trainer-no-dropout": partial(train_with_trainer, flags=BEST, config=NO_DROPOUT),
     "trainer-workers": partial(train_with_trainer, flags={**BEST, **WORKERS}),
     "trainer-compiled": partial(train_with_trainer, flags={**BEST, "torch_compile": True}),
     "trainer-eager": partial(train_with_trainer, flags=BEST, attention="eager"),
