@@ -20,9 +20,16 @@ TOKENS_PER_THREAD: Final = 1024
 TOKENS_ON_ACCELERATOR: Final = 32_768
 
 
-def token_budget(device: torch.device) -> int:
-    """Return how many tokens a batch should have at most, padding included, for a device to be fastest."""
-    return TOKENS_PER_THREAD * torch.get_num_threads() if device.type == "cpu" else TOKENS_ON_ACCELERATOR
+def token_budget(device: torch.device, threads: int | None = None) -> int:
+    """Return how many tokens a batch should have at most, padding included, for a device to be fastest.
+
+    Args:
+        device: where it is computed.
+        threads: that compute it, if that is on a CPU; None is those of this process.
+    """
+    if device.type != "cpu":
+        return TOKENS_ON_ACCELERATOR
+    return TOKENS_PER_THREAD * (threads or torch.get_num_threads())
 
 
 def width_step(device: torch.device) -> int:

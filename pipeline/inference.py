@@ -8,11 +8,11 @@ in the caller's order.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,33 @@ from pipeline.modeling import trusts_code
 from pipeline.outputs import folder_digest, read_manifest
 from pipeline.params import Precision
 
+# Batches that a process may be given before the first one's logits are fetched.
+BEGUN = 2
+
 MakeBatch = Callable[[npt.NDArray[np.int64], int], dict[str, torch.Tensor]]
+
+
+class Compute(Protocol):
+    """Where batches become logits."""
+
+    @property
+    def device(self) -> torch.device:
+        """What it computes on."""
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of a batch at most, padding included."""
+
+    @property
+    def processes(self) -> int:
+        """In how many processes, each with a model."""
+
+    def begin(self, batch: Mapping[str, torch.Tensor]) -> Callable[[], npt.NDArray[np.float32]]:
+        """Begin with a batch that lies on the CPU.
+
+        Returns:
+            Waits for the batch's logits, float32 [rows, classes].
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +71,8 @@ class Classifier:
         metrics: import paths of the user's metrics that it was trained with.
         thresholds: of multi-label classes, float64 [classes]; None is 0.5 for all.
         mixed_precision: in which `logits` computes: `no` is float32; `bf16` multiplies matrices in bfloat16.
+        trusted: whether code in the model's folder may run.
+        compute: where `logits` computes; None is `model`, in this process.
     """
 
     model: Any  # the class differs by architecture
@@ -55,6 +83,8 @@ class Classifier:
     metrics: tuple[str, ...] = ()
     thresholds: npt.NDArray[np.float64] | None = None
     mixed_precision: Precision = "no"
+    trusted: bool = False
+    compute: Compute | None = None
 
     @staticmethod
     def load(folder: Path, *, mixed_precision: Precision = "no") -> Classifier:
@@ -87,18 +117,16 @@ class Classifier:
             encoder: its tokenizer.
             trusted: whether code in the folder may run.
         """
-        with _no_progress_bar():
-            model = AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=torch.float32, trust_remote_code=trusted
-            )
+        model = load_weights(folder, trusted=trusted)
         labels = _label_set(model.config)
         return Classifier(
-            model=model.eval().to(best_device()),
+            model=model.to(best_device()),
             encoder=encoder,
             labels=labels,
             digest="",
             run_key="",
             thresholds=read_thresholds(folder, labels),
+            trusted=trusted,
         )
 
     def decide(self, logits: npt.NDArray[np.float32], temperature: float = 1.0) -> Decisions:
@@ -112,9 +140,14 @@ class Classifier:
 
     @property
     def device(self) -> torch.device:
-        """The device the model is on."""
-        device: torch.device = self.model.device
+        """What `logits` computes on."""
+        device: torch.device = self.compute.device if self.compute else self.model.device
         return device
+
+    @property
+    def processes(self) -> int:
+        """In how many processes `logits` computes."""
+        return self.compute.processes if self.compute else 1
 
     def logits(
         self,
@@ -139,23 +172,23 @@ class Classifier:
         Raises:
             SeqtrackError: the model gives NaN or infinity.
         """
-        device, order = self.device, longest_first(lengths)
-        step = width_step(device)
-        bounds = batch_bounds(lengths[order], max_rows=batch_size, max_tokens=token_budget(device), multiple_of=step)
-        result = np.empty((len(lengths), self.labels.width), np.float32)
-        begun: deque[tuple[npt.NDArray[np.int64], torch.Tensor]] = deque()
+        with self._computing() as compute:
+            step = width_step(compute.device)
+            order = longest_first(lengths)
+            bounds = batch_bounds(lengths[order], max_rows=batch_size, max_tokens=compute.max_tokens, multiple_of=step)
+            result = np.empty((len(lengths), self.labels.width), np.float32)
+            begun: deque[tuple[npt.NDArray[np.int64], Callable[[], npt.NDArray[np.float32]]]] = deque()
 
-        def fetch() -> None:
-            rows, logits = begun.popleft()
-            result[rows] = logits.float().cpu().numpy()
-            on_batch(len(rows))
+            def fetch() -> None:
+                rows, logits = begun.popleft()
+                result[rows] = logits()
+                on_batch(len(rows))
 
-        with torch.inference_mode(), autocast(device, self.mixed_precision):
             for where in bounds:
                 rows = order[where]
-                begun.append((rows, self.model(**to_device(make_batch(rows, step), device)).logits))
+                begun.append((rows, compute.begin(make_batch(rows, step))))
                 # A batch late: fetching waits for the device, which has the next one to compute by then.
-                if len(begun) > 1:
+                if len(begun) == compute.processes * BEGUN:
                     fetch()
             while begun:
                 fetch()
@@ -166,6 +199,49 @@ class Classifier:
                 fix="train again with a lower train.learning_rate, or with launch.mixed_precision bf16 or no",
             )
         return result
+
+    @contextmanager
+    def _computing(self) -> Iterator[Compute]:
+        if self.compute:
+            yield self.compute
+            return
+        with torch.inference_mode(), autocast(self.device, self.mixed_precision):
+            yield _Here(self.model)
+
+
+@dataclass(frozen=True)
+class _Here:
+    """A model in this process, within inference mode and autocast."""
+
+    model: Any
+    processes: int = 1
+
+    @property
+    def device(self) -> torch.device:
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def max_tokens(self) -> int:
+        return token_budget(self.device)
+
+    def begin(self, batch: Mapping[str, torch.Tensor]) -> Callable[[], npt.NDArray[np.float32]]:
+        logits = self.model(**to_device(batch, self.device)).logits
+        return lambda: logits.float().cpu().numpy()
+
+
+def load_weights(folder: Path, *, trusted: bool) -> Any:
+    """Return the model of a folder on the CPU, in float32 and evaluation mode.
+
+    Args:
+        folder: what `pipeline.modeling.export` wrote.
+        trusted: whether code in the folder may run.
+    """
+    with _no_progress_bar():
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=trusted
+        )
+    return model.eval()
 
 
 def _label_set(config: Any) -> LabelSet:

@@ -589,6 +589,9 @@ class Evaluate(Section):
     """Most rows of a batch; it has fewer where they are long, as suits the device."""
     mixed_precision: Precision = "no"
     """`no` computes in float32; `bf16` multiplies matrices in bfloat16, which is faster where the device can."""
+    num_processes: PositiveInt | None = None
+    """Processes with a model each, one per GPU; null takes all GPUs where there are 50,000 rows for each, and without a
+    GPU one process."""
     bootstrap_samples: Annotated[int, Field(ge=100)]
     """Resamples behind each confidence interval."""
     confidence: Annotated[float, Field(gt=0.5, lt=1.0)]
@@ -615,6 +618,8 @@ class Predict(Section):
     """Most rows of a batch; it has fewer where they are long, as suits the device."""
     mixed_precision: Precision = "no"
     """As in `evaluate`: what one says of the other holds where both are the same."""
+    num_processes: PositiveInt | None = None
+    """As in `evaluate`."""
     format: PredictFormat = "jsonl"
     """What is written: `jsonl`, `csv`, `tsv` or `parquet`."""
     temperature: Annotated[float, Field(gt=0)] = 1.0

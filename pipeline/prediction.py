@@ -149,7 +149,7 @@ def _predict(
         submitted = stack.enter_context(submission_file(out, submission)) if submission else None
         bar = stack.enter_context(progress(f"predict: {source.name}", source.rows, "rows"))
         windows: Iterable[tuple[list[Example], Encoded]] = (
-            (window, _encoded(classifier, window)) for window in _windows(source.examples())
+            (window, _encoded(classifier, window)) for window in _windows(source.examples(), classifier.processes)
         )
         if _overlaps(classifier.device):
             windows = stack.enter_context(closing(ahead(windows)))
@@ -164,14 +164,14 @@ def _predict(
                 yield from [said] if isinstance(said, str) else said if isinstance(said, list) else []
 
 
-def _windows(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    """Yield rows in order, some thousand at a time; fewer where texts are very long."""
+def _windows(examples: Iterable[Example], processes: int) -> Iterator[list[Example]]:
+    """Yield rows in order, some thousand for each process at a time; fewer where texts are very long."""
     window: list[Example] = []
     characters = 0
     for example in examples:
         window.append(example)
         characters += len(example.text) + len(example.text_pair or "")
-        if len(window) >= WINDOW_ROWS or characters >= WINDOW_CHARACTERS:
+        if len(window) >= WINDOW_ROWS * processes or characters >= WINDOW_CHARACTERS * processes:
             yield window
             window, characters = [], 0
     if window:

@@ -10,6 +10,7 @@ import time
 
 from pipeline.allocator import keep_freed_memory
 from pipeline.memory import stage_memory
+from pipeline.outputs import read_manifest
 from pipeline.params import Params
 from pipeline.paths import LABELS, MODEL, REPORTS, ROWS, SPLITS, TOKENIZED
 from pipeline.results import EVALUATION_SPEED, write_timed_results
@@ -30,18 +31,16 @@ def evaluate(params: Params) -> None:
     # Late: they take seconds to load, and a mistake in params.yaml is told before.
     from pipeline.evaluation import evaluate_splits
     from pipeline.evaluation_report import FOLDER, write_reports
-    from pipeline.inference import Classifier
+    from pipeline.replicas import open_classifier
     from pipeline.row_predictions import FILE
 
-    evaluation = evaluate_splits(
-        Classifier.load(MODEL, mixed_precision=params.evaluate.mixed_precision),
-        TokenStore.open(TOKENIZED),
-        splits=SPLITS,
-        rows=ROWS,
-        labels=LABELS,
-        evaluate=params.evaluate,
-    )
-    figures = write_reports(evaluation, rows=ROWS, reports=REPORTS, evaluate=params.evaluate)
+    settings = params.evaluate
+    scored = sum(rows for split, rows in read_manifest(SPLITS)["rows"].items() if split != "train")
+    with open_classifier(MODEL, settings, rows=scored) as classifier:
+        evaluation = evaluate_splits(
+            classifier, TokenStore.open(TOKENIZED), splits=SPLITS, rows=ROWS, labels=LABELS, evaluate=settings
+        )
+    figures = write_reports(evaluation, rows=ROWS, reports=REPORTS, evaluate=settings)
     with tracked_run(evaluation.run_key, params.tracking.experiment_name) as run:
         run.log_params(params.flat("evaluate"))
         run.log_scores(evaluation.metrics())

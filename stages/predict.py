@@ -28,11 +28,11 @@ def predict(params: Params) -> None:
     trained = read_columns(MODEL / COLUMNS.name)
     sources = open_sources(Path(settings.path), params.data, rows=ROWS, pattern=settings.pattern, trained=trained)
     # Late: they take seconds to load, and a mistake in params.yaml or the input is told before.
-    from pipeline.inference import Classifier
     from pipeline.prediction import predict_sources
+    from pipeline.replicas import open_classifier
 
-    classifier = Classifier.load(MODEL, mixed_precision=settings.mixed_precision)
-    predictions = predict_sources(classifier, sources, PREDICTIONS, settings)
+    with open_classifier(MODEL, settings, rows=sum(source.rows for source in sources)) as classifier:
+        predictions = predict_sources(classifier, sources, PREDICTIONS, settings)
     keep(predictions.submissions)
     with tracked_run(predictions.run_key, params.tracking.experiment_name) as run:
         run.log_params(params.flat("predict"))

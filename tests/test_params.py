@@ -82,7 +82,8 @@ def test_learning_rates_are_numbers_as_people_write_them(tmp_path: Path, number:
             "predict",
             "batch_size",
             "zzz: 1",
-            "predict.zzz: unknown key; expected one of path, pattern, batch_size, mixed_precision, format, temperature",
+            "predict.zzz: unknown key; expected one of path, pattern, batch_size, mixed_precision, num_processes, "
+            "format, temperature",
         ),
         # Types.
         (

@@ -397,7 +397,7 @@ def test_a_window_of_long_texts_has_fewer_rows(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(prediction, "WINDOW_ROWS", 4)
     monkeypatch.setattr(prediction, "WINDOW_CHARACTERS", 10)
     texts = ["a" * 20, "b", "c" * 9, "d", "e", "f", "g", "h"]
-    windows = prediction._windows(Example(number, text, None) for number, text in enumerate(texts))
+    windows = prediction._windows((Example(number, text, None) for number, text in enumerate(texts)), 1)
     assert [[row.text for row in window] for window in windows] == [texts[:1], texts[1:3], texts[3:7], texts[7:]]
 
 
