@@ -42,6 +42,7 @@ def examine() -> Iterator[tuple[str, Finding]]:
     if weights is not None:
         yield PLAN, doctor_plan.room(weights, params.train.checkpoint, store)
     yield PLAN, doctor_plan.to_classify(params.predict)
+    yield PLAN, doctor_plan.upload(params.register_)
     if (absent := doctor_devices.installed()) is not None:
         yield DEVICES, absent
         return

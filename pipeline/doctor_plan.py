@@ -22,8 +22,9 @@ from pipeline.doctor_machine import Limits, free_bytes, unreachable
 from pipeline.errors import SeqtrackError
 from pipeline.findings import Finding, error, fact, gib, warning
 from pipeline.glue import find_task
+from pipeline.hub_upload import TOKEN_PLACES
 from pipeline.model_source import from_cache, is_local, resolve
-from pipeline.params import Checkpoint, Data, Fetch, Launch, Model, Params, Predict, Train
+from pipeline.params import Checkpoint, Data, Fetch, Launch, Model, Params, Predict, Register, Train
 from pipeline.paths import DATA, FETCHED, MlflowStore, hub_endpoint, hub_offline, root, state
 from pipeline.sources_glue import task_folder
 from pipeline.sources_sample import PACKAGE as SAMPLE_PACKAGE
@@ -31,6 +32,7 @@ from pipeline.sources_sample import PACKAGE as SAMPLE_PACKAGE
 BYTES_PER_WEIGHT: Final = 4
 TRAINING_COPIES: Final = 4
 """Weights, their gradients and AdamW's two means, in float32; what a batch takes comes on top."""
+UPLOAD_FIX: Final = "set HF_ENDPOINT to a hub you can reach, or register.push_to_hub to false"
 CHECKPOINT_COPIES: Final = 3
 """Weights and AdamW's two means."""
 
@@ -150,6 +152,21 @@ def to_classify(predict: Predict) -> Finding:
     if path.exists() or _below(path, DATA / "splits") or _below(path, FETCHED):
         return fact("predict", predict.path)
     return error("predict", predict.path, "there is no such file or folder", "set predict.path in params.yaml")
+
+
+def upload(settings: Register) -> Finding:
+    """Say whether `make register` uploads the model, and could."""
+    name = "push to hub"
+    if not settings.push_to_hub:
+        return fact(name, "off")
+    from huggingface_hub import get_token  # takes a while
+
+    what = f"{settings.hub_model_id} on {hub_endpoint()}"
+    if (reason := hub_problem()) is not None:
+        return error(name, what, f"`make register` will end: the hub is out of reach ({reason})", UPLOAD_FIX)
+    if not get_token():
+        return error(name, what, "`make register` will end: there is no token for the hub", TOKEN_PLACES)
+    return fact(name, f"{what}, with a token that is there")
 
 
 def model(settings: Model) -> tuple[Finding, Path | None]:

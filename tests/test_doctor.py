@@ -324,6 +324,22 @@ def save_weights(folder: Path) -> Path:
     return folder
 
 
+def test_an_upload(server: tuple[str, list[int]], nobody: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = changed("register_", push_to_hub=True, hub_model_id="team/news").register_
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", server[0])
+    monkeypatch.setenv("HF_TOKEN", "hf_anything")
+    assert doctor_plan.upload(SHIPPED.register_) == fact("push to hub", "off")
+    assert doctor_plan.upload(asked).severity == "ok"
+    assert "team/news" in doctor_plan.upload(asked).value
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)  # nor a file of `hf auth login`
+    lacking = doctor_plan.upload(asked)
+    assert (lacking.severity, "HF_TOKEN" in str(lacking.fix)) == ("error", True)
+    monkeypatch.setenv("HF_ENDPOINT", nobody)
+    unreachable = doctor_plan.upload(asked)
+    assert (unreachable.severity, "HF_ENDPOINT" in str(unreachable.fix)) == ("error", True)
+
+
 def test_models(place: Path, server: tuple[str, list[int]], monkeypatch: pytest.MonkeyPatch) -> None:
     def found(**values: Any) -> tuple[Finding, Path | None]:
         return doctor_plan.model(changed("model", **values).model)
