@@ -7,7 +7,6 @@ model is never registered twice; the version loads as the folder does, by `model
 from __future__ import annotations
 
 import io
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pipeline.gate import check_gate, lower_is_better, require_score
 from pipeline.metrics import HEADLINES, default_metric
 from pipeline.params import Register, Tracking
 from pipeline.paths import mlflow_store
-from pipeline.tracking import MODEL_TAG, tracked_run, unusable_store
+from pipeline.tracking import MODEL_TAG, quiet_store, tracked_run, unusable_store
 from pipeline.trained import Trained
 
 if TYPE_CHECKING:
@@ -163,26 +162,12 @@ def _store() -> Iterator[MlflowClient]:
     from mlflow.exceptions import MlflowException
 
     store = mlflow_store()
-    with _quiet():
-        try:
-            mlflow.set_tracking_uri(store.tracking_uri)
-            yield mlflow.MlflowClient()
-        except (MlflowException, OSError) as error:
-            raise unusable_store(store.tracking_uri, error) from error
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence MLflow's steps of making a database, as `tracked_run` does."""
-    names = ("mlflow.store.db.utils", "alembic")
-    loggers = {name: logging.getLogger(name).level for name in names}
-    for name in loggers:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet_store()
     try:
-        yield
-    finally:
-        for name, level in loggers.items():
-            logging.getLogger(name).setLevel(level)
+        mlflow.set_tracking_uri(store.tracking_uri)
+        yield mlflow.MlflowClient()
+    except (MlflowException, OSError) as error:
+        raise unusable_store(store.tracking_uri, error) from error
 
 
 def _tags(trained: Trained) -> dict[str, str]:

@@ -7,14 +7,13 @@ answers and has no such run.
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import SeqtrackError
 from pipeline.paths import mlflow_store
-from pipeline.tracking import RUN_KEY_TAG
+from pipeline.tracking import RUN_KEY_TAG, quiet_store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -83,8 +82,7 @@ def runs_named(name: str) -> list[FoundRun]:
 
 
 def _search(query: str) -> list[FoundRun]:
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    quiet_store()
     uri = mlflow_store().tracking_uri
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise NoStoreError("there is no MLflow store", where=uri, fix="set MLFLOW_TRACKING_URI if it is elsewhere")

@@ -195,6 +195,12 @@ def unusable_store(uri: str, error: Exception) -> SeqtrackError:
     )
 
 
+def quiet_store() -> None:
+    """Keep MLflow from reporting each step of making its database: that it exists is all there is to say."""
+    for name in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 @contextmanager
 def tracked_run(run_key: str, experiment_name: str) -> Iterator[TrackedRun]:
     """Open the run of a run_key, creating it on first use; its status follows how the block ends.
@@ -206,9 +212,7 @@ def tracked_run(run_key: str, experiment_name: str) -> Iterator[TrackedRun]:
     Raises:
         SeqtrackError: the MLflow store cannot be used.
     """
-    # MLflow reports each step of making its database; that it exists is all there is to say.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    quiet_store()
     import mlflow
     from mlflow.exceptions import MlflowException
 
