@@ -33,6 +33,8 @@ PACKAGES = ("torch", "transformers", "tokenizers")
 SIDES = {
     "seqtrack": "this project, float32",
     "seqtrack-bf16": "this project, bf16",
+    "seqtrack-processes": "this project in 2 processes, float32",
+    "seqtrack-processes-bf16": "this project in 2 processes, bf16",
     "stage": "this project's predict stage, float32",
     "stage-bf16": "this project's predict stage, bf16",
     "pipeline-rows": "pipeline, row by row",
@@ -40,7 +42,7 @@ SIDES = {
     "pipeline-rows-bf16": "pipeline in bfloat16, row by row",
     "pipeline-32-bf16": "pipeline in bfloat16, batch_size=32",
 }
-USUAL = ("seqtrack", "seqtrack-bf16", "stage", "stage-bf16", "pipeline-rows", "pipeline-32")
+USUAL = ("seqtrack", "seqtrack-bf16", "seqtrack-processes", "stage", "stage-bf16", "pipeline-rows", "pipeline-32")
 WARM_ROWS = 64
 
 

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ Said = list[dict[str, float]]  # class name to probability, a row each
 def main() -> None:
     side = sys.argv[1]
     precision = "bf16" if side.endswith("-bf16") else "no"
-    classify = ours(precision) if side.startswith("seqtrack") else theirs(side, precision)
-    classify(WARM_FILE)
-    started = time.perf_counter()
-    said = classify(ROWS_FILE)
-    seconds = time.perf_counter() - started
+    processes = 2 if "processes" in side else 1
+    with ExitStack() as stack:
+        classify = ours(precision, processes, stack) if side.startswith("seqtrack") else theirs(side, precision)
+        classify(WARM_FILE)
+        started = time.perf_counter()
+        said = classify(ROWS_FILE)
+        seconds = time.perf_counter() - started
     SAID_FILE.write_text(json.dumps(said()))
     print(json.dumps({"seconds": seconds, "threads": torch.get_num_threads(), "device": device().type}))
 
@@ -39,17 +42,18 @@ def device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
-def ours(precision: Any) -> Callable[[Path], Callable[[], Said]]:
+def ours(precision: Any, processes: int, stack: ExitStack) -> Callable[[Path], Callable[[], Said]]:
     from pipeline.allocator import keep_freed_memory
     from pipeline.columns import read_columns
     from pipeline.inference import Classifier
     from pipeline.params import load_params
     from pipeline.prediction import predict_sources
     from pipeline.prediction_input import open_sources
+    from pipeline.replicas import replicated
 
     keep_freed_memory()
     params = load_params()
-    classifier = Classifier.load(MODEL, mixed_precision=precision)
+    classifier = stack.enter_context(replicated(Classifier.load(MODEL, mixed_precision=precision), MODEL, processes))
 
     def classify(file: Path) -> Callable[[], Said]:
         sources = open_sources(file, params.data, rows=ROWS, trained=read_columns(MODEL / COLUMNS.name))
