@@ -6,7 +6,6 @@ candidates, or none, are an error that shows what was looked for, what is there 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from pipeline.errors import SeqtrackError
 from pipeline.outputs import read_json, write_json
 from pipeline.params import Data
 from pipeline.reading_base import shorten
+from pipeline.suggestions import nearest
 
 # Names are compared in lower case, with spaces and hyphens as underscores: "Text Pair" is text_pair.
 PAIR_NAMES: Final = (
@@ -239,12 +239,12 @@ def _mapped(found: Sequence[str], name: str | None, key: str, where: str) -> str
     alike = [column for column in found if fold(column) == fold(name)]
     if len(alike) == 1:
         return alike[0]
-    nearest = difflib.get_close_matches(name, found, n=1, cutoff=0.0)
+    near = nearest(name, found, cutoff=0.0)
     raise SeqtrackError(
         f"{key} names a column that is not there: {name!r}",
         where=where,
         found=_columns_in_words(found),
-        fix=f"did you mean {shorten(nearest[0])!r}?" if nearest else f"change {key} in params.yaml",
+        fix=f"did you mean {shorten(near)!r}?" if near else f"change {key} in params.yaml",
     )
 
 

@@ -6,7 +6,6 @@ appears only when training is over.
 
 from __future__ import annotations
 
-import difflib
 import shutil
 import time
 from collections.abc import Mapping
@@ -54,6 +53,7 @@ from pipeline.resuming import adopt, check_origin, find_origin, name_old_checkpo
 from pipeline.rows import read_row_ids, read_rows, select_rows
 from pipeline.scaling import Scale, find_head
 from pipeline.sharding import check_sharding, divider
+from pipeline.suggestions import did_you_mean
 from pipeline.targets import read_targets
 from pipeline.tokens import TokenStore
 from pipeline.tracking import tracked_run
@@ -208,9 +208,8 @@ def _check_metric(train: Train, labels: LabelSet, own: tuple[OwnMetric, ...]) ->
             found="null",
         )
     if wanted is not None and wanted not in names:
-        close = difflib.get_close_matches(wanted, names, n=1)
         raise SeqtrackError(
-            "unknown metric" + (f" (did you mean {close[0]}?)" if close else ""),
+            f"unknown metric{did_you_mean(wanted, names)}",
             where="params.yaml: train.metric_for_best_model",
             expected="one of " + ", ".join(names),
             found=wanted,

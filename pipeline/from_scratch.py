@@ -6,7 +6,6 @@ for all data, so that another split changes nothing for the stages that read it.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from pipeline.errors import SeqtrackError
 from pipeline.outputs import output_folder, sha256_file, write_manifest
 from pipeline.params import FromScratch
 from pipeline.rows import read_row_ids, select_rows
+from pipeline.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -91,9 +91,8 @@ def _config(scratch: FromScratch, vocab_size: int) -> tuple[PretrainedConfig, Pr
 
     kinds = sorted(kind.model_type for kind in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING)
     if scratch.model_type not in kinds:
-        close = difflib.get_close_matches(scratch.model_type, kinds, n=1)
         raise SeqtrackError(
-            "no architecture that classifies texts" + (f" (did you mean {close[0]}?)" if close else ""),
+            f"no architecture that classifies texts{did_you_mean(scratch.model_type, kinds)}",
             where=f"{WHERE}.model_type",
             expected="what transformers calls one, for example bert, roberta, electra or modernbert",
             found=scratch.model_type,
@@ -130,9 +129,8 @@ def _check_keys(given: dict[str, Any], kind: type[PretrainedConfig]) -> None:
         if key in DECIDED:
             raise SeqtrackError("not yours to set: it follows from data and tokenizer", where=f"{WHERE}.{key}")
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             raise SeqtrackError(
-                "unknown key" + (f" (did you mean {close[0]}?)" if close else ""),
+                f"unknown key{did_you_mean(key, known)}",
                 where=f"{WHERE}.{key}",
                 expected=f"model_type, tokenizer, vocab_size, or a key of transformers' {kind.__name__}",
             )

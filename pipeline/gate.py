@@ -5,13 +5,13 @@ Promises: a score that is not there, or is bounded on its good side, is a mistak
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import Final
 
 from pipeline.errors import SeqtrackError
 from pipeline.metrics import HEADLINES, LOWER_IS_BETTER, is_maximized
+from pipeline.suggestions import did_you_mean
 
 # Measures of calibration are no metrics to choose a checkpoint by, so the metrics' own list has none of them.
 LOWER: Final = (*LOWER_IS_BETTER, "ece", "mce", "brier")
@@ -68,10 +68,9 @@ def require_score(metrics: Mapping[str, float], name: str, where: str) -> float:
         SeqtrackError: there is none of this name.
     """
     if name not in metrics:
-        close = difflib.get_close_matches(name, metrics, n=1)
         plain = [known for known in metrics if not known.endswith(("_low", "_high"))]
         raise SeqtrackError(
-            f"no score {name}" + (f" (did you mean {close[0]}?)" if close else ""),
+            f"no score {name}{did_you_mean(name, metrics)}",
             where=where,
             expected="one of data/reports/metrics.json: " + ", ".join(plain),
         )

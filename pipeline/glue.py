@@ -6,12 +6,12 @@ files themselves.
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
 from typing import Final
 
 from pipeline.errors import SeqtrackError
+from pipeline.suggestions import did_you_mean
 
 HUB_ID: Final = "nyu-mll/glue"
 DIAGNOSTIC: Final = "AX"  # premises and hypotheses without a training set: MNLI's models answer them
@@ -154,9 +154,9 @@ def find_task(name: str) -> GlueTask:
         )
     if folded(name) in by_name:
         return by_name[folded(name)]
-    nearest = difflib.get_close_matches(folded(name), by_name, n=1, cutoff=0.4)
+    meant = did_you_mean(folded(name), by_name, cutoff=0.4, shown=lambda near: by_name[near].name)
     raise SeqtrackError(
-        f"no GLUE task {name!r}" + (f" (did you mean {by_name[nearest[0]].name}?)" if nearest else ""),
+        f"no GLUE task {name!r}{meant}",
         where=where,
         expected="one of " + ", ".join(task.name for task in TASKS),
     )

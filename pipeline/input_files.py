@@ -5,7 +5,6 @@ Promises: formats, columns and splits are settled, and files that do not go toge
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pipeline.errors import SeqtrackError
 from pipeline.params import Data
 from pipeline.reading import Format, Shape, find_files, format_of, source_name
 from pipeline.reading_base import shorten
+from pipeline.suggestions import nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +80,12 @@ def _check_kept(names: Sequence[str], files: Sequence[InputFile], where: str) ->
     found = list(dict.fromkeys(column for file in files for column in file.shape.columns))
     for name in names:
         if name not in found:
-            nearest = difflib.get_close_matches(name, found, n=1, cutoff=0.5)
+            near = nearest(name, found)
             raise SeqtrackError(
                 f"data.keep_columns names a column that no file has: {name!r}",
                 where=where,
                 found="columns " + ", ".join(shorten(column, 30) for column in found),
-                fix=f"did you mean {shorten(nearest[0])!r}?" if nearest else "change data.keep_columns in params.yaml",
+                fix=f"did you mean {shorten(near)!r}?" if near else "change data.keep_columns in params.yaml",
             )
 
 

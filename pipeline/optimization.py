@@ -7,7 +7,6 @@ on as if nothing had happened, or the optimiser is refused before any work.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from pipeline.layers import parameter_depths
 from pipeline.params import Train
 from pipeline.parts import load_part, require_call
 from pipeline.sharding import divided_like, is_divided, whole
+from pipeline.suggestions import did_you_mean
 
 OWN = "train.custom.optimizer"
 KWARGS = "params.yaml: train.lr_scheduler_kwargs"
@@ -231,9 +231,8 @@ def _require_known(kind: str, names: Sequence[str]) -> None:
     known = set() if kind in WITHOUT_KWARGS else set(inspect.signature(takes).parameters) - FILLED_IN
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
             raise SeqtrackError(
-                f"the schedule {kind} has no {name}" + (f" (did you mean {close[0]}?)" if close else ""),
+                f"the schedule {kind} has no {name}{did_you_mean(name, known)}",
                 where=KWARGS,
                 expected=("one of " + ", ".join(sorted(known))) if known else "{}",
             )

@@ -7,7 +7,6 @@ pass those on; no library function takes the whole, so what a stage depends on c
 
 from __future__ import annotations
 
-import difflib
 import io
 import math
 import re
@@ -32,6 +31,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from pipeline.errors import SeqtrackError
 from pipeline.paths import PARAMS_FILE
+from pipeline.suggestions import did_you_mean
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -829,10 +829,8 @@ class Params(Section):
         known = [*BUILT_IN_SLICES, *self.data.keep_columns]
         for place, name in enumerate(self.evaluate.slices):
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-                nearest = f" (did you mean {close[0]}?)" if close else ""
                 problem = ValueError(
-                    f"unknown slice {name!r}{nearest}; expected one of {', '.join(known)}; "
+                    f"unknown slice {name!r}{did_you_mean(name, known)}; expected one of {', '.join(known)}; "
                     "a column of your files has to be in data.keep_columns, too"
                 )
                 # Not raised as it is, so that the message gives the line of the slice.
@@ -948,10 +946,9 @@ def _describe(finding: ErrorDetails) -> tuple[str, str | None, str | None, str |
     section = _section_at(parents)
     if finding["type"] == "extra_forbidden" and section:
         valid = _field_names(section)
-        close = difflib.get_close_matches(str(name), valid, n=1, cutoff=0.5)
         prefix = "".join(f"{part}." for part in parents)
-        nearest = f" (did you mean {prefix}{close[0]}?)" if close else ""
-        return f"unknown key{nearest}", "one of " + ", ".join(valid), None, None
+        meant = did_you_mean(str(name), valid, shown=lambda near: f"{prefix}{near}")
+        return f"unknown key{meant}", "one of " + ", ".join(valid), None, None
     if finding["type"] == "missing":
         return "missing key", _allowed(section, name), None, "add it to params.yaml"
     value = finding["input"]

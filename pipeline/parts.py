@@ -6,7 +6,6 @@ version of the package it comes from) have an identity, so another version of it
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.metadata
@@ -19,6 +18,7 @@ from typing import Any
 
 from pipeline.errors import SeqtrackError
 from pipeline.params import Custom
+from pipeline.suggestions import did_you_mean
 
 PLACES = ("purelib", "platlib", "stdlib", "platstdlib")
 
@@ -44,9 +44,8 @@ def load_part(path: str, key: str) -> Any:
             fix="your own files belong in the folder custom/; a package must be installed in this environment",
         ) from error
     if not hasattr(module, name):
-        close = difflib.get_close_matches(name, dir(module), n=1)
         raise SeqtrackError(
-            f"{module_name} has no {name}" + (f" (did you mean {close[0]}?)" if close else ""),
+            f"{module_name} has no {name}{did_you_mean(name, dir(module))}",
             where=_where(key),
             found=path,
         )

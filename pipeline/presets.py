@@ -6,7 +6,6 @@ own values stay; params.yaml is whole and valid, or as it was.
 
 from __future__ import annotations
 
-import difflib
 import io
 import re
 from collections import Counter
@@ -23,6 +22,7 @@ from pipeline.errors import SeqtrackError
 from pipeline.outputs import write_text
 from pipeline.params import parse_params, section_names
 from pipeline.paths import PARAMS_FILE, PRESETS
+from pipeline.suggestions import did_you_mean, nearest
 
 DEFAULT: Final = "default"
 _PLAIN: Final = re.compile(r"[A-Za-z][\w./-]*")  # strings that `dvc exp run -S` takes without quotes
@@ -129,8 +129,8 @@ def with_keys(text: str, wanted: Mapping[str, Any], path: Path = PARAMS_FILE) ->
     current = _dotted(document)
     unknown = [key for key in wanted if key not in current]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], current, n=1)
-        fix = f"did you mean {near[0]}?" if near else "add it there"
+        near = nearest(unknown[0], current)
+        fix = f"did you mean {near}?" if near else "add it there"
         raise SeqtrackError(f"no key {unknown[0]}", where=str(path), fix=fix)
     changes = [
         Change(key=key, before=current[key], after=wanted[key])
@@ -173,9 +173,8 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 def _text(name: str) -> str:
     if name not in names():
-        near = difflib.get_close_matches(name.lower().replace("-", ""), names(), n=1, cutoff=0.4)
         raise SeqtrackError(
-            f"no preset {name!r}" + (f" (did you mean {near[0]}?)" if near else ""),
+            f"no preset {name!r}{did_you_mean(name.lower().replace('-', ''), names(), cutoff=0.4)}",
             where=str(PRESETS),
             expected="one of " + ", ".join(names()),
         )

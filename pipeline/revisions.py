@@ -6,7 +6,6 @@ folder of the caller's; what a side does not have is said in words, and the rest
 
 from __future__ import annotations
 
-import difflib
 import logging
 import re
 import shlex
@@ -28,6 +27,7 @@ from pipeline.paths import REPORTS, ROWS, SPLIT_NAMES, SPLITS, root
 from pipeline.row_predictions import FILE, RowPredictions, read_predictions
 from pipeline.rows import read_row_ids
 from pipeline.runs import FoundRun, NoStoreError, runs_named
+from pipeline.suggestions import nearest
 from pipeline.tracking import download_artifacts, list_artifacts
 
 WORKSPACE: Final = "workspace"
@@ -323,9 +323,9 @@ def _only_run(asked: str, name: str) -> FoundRun:
 
 
 def _hint(name: str) -> str:
-    close = difflib.get_close_matches(name, [WORKSPACE, *_experiments()], n=1)
+    near = nearest(name, [WORKSPACE, *_experiments()])
     known = "`dvc exp list --all-commits` names experiments, `git log` commits, `mlflow ui` runs"
-    return f"did you mean {close[0]}? {known}" if close else known
+    return f"did you mean {near}? {known}" if near else known
 
 
 def _experiments() -> list[str]:

@@ -7,7 +7,6 @@ rows or characters than `serve` allows; no text is guessed at: "NA" and "1" in a
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import orjson
 
 from pipeline.params import Serve
 from pipeline.prediction_input import Example
+from pipeline.suggestions import did_you_mean
 
 FORMS: Final = ("inputs", "instances", "dataframe_split", "dataframe_records")
 TEXT: Final = "text"
@@ -213,9 +213,8 @@ def _json(body: bytes) -> Any:
 def _check_known(names: Iterable[object], known: Sequence[str], what: str) -> None:
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise RefusedError(400, f"unknown {what} {_shown(name)}{hint}; known are {', '.join(known)}")
+            meant = did_you_mean(str(name), known, shown=repr)
+            raise RefusedError(400, f"unknown {what} {_shown(name)}{meant}; known are {', '.join(known)}")
 
 
 def _listed(names: Iterable[str]) -> str:

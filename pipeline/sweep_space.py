@@ -6,7 +6,6 @@ Promises: a misspelt key or a value that params.yaml would refuse is told before
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +19,7 @@ from ruamel.yaml.error import YAMLError
 from pipeline.errors import SeqtrackError
 from pipeline.params import Range, Sweep
 from pipeline.presets import dotted, flag, with_keys
+from pipeline.suggestions import nearest
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -140,9 +140,9 @@ def axes_of(
         place = f"{where}: {key}"
         if key not in searchable:
             inner = [name for name in searchable if name.startswith(f"{key}.")]
-            near = inner or difflib.get_close_matches(key, searchable, n=1, cutoff=0.4)
+            near = inner[0] if inner else nearest(key, searchable, cutoff=0.4)
             what = "a section" if inner else "what a sweep cannot change" if key in known else "unknown key"
-            raise SeqtrackError(what, where=place, fix=f"did you mean {near[0]}?" if near else None)
+            raise SeqtrackError(what, where=place, fix=f"did you mean {near}?" if near else None)
         if isinstance(values, Range):
             axis = Axis(key=key, **values.model_dump())
             if axis.whole and axis.step is None and _takes_fractions(axis, text):

@@ -6,7 +6,6 @@ search has is refused; a search never chooses by the test split unless told so.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import math
 import warnings
@@ -21,6 +20,7 @@ from pipeline.outputs import folder_digest, sha256_json
 from pipeline.params import Sweep, Train
 from pipeline.paths import SPLITS, TOKENIZED, state
 from pipeline.presets import dotted
+from pipeline.suggestions import did_you_mean
 from pipeline.sweep_space import OWN, Axis, grid
 
 if TYPE_CHECKING:
@@ -105,9 +105,8 @@ def goal_of(sweep: Sweep, train: Train, labels: LabelSet) -> Goal:
     own = [path.partition(":")[2] for path in train.custom.metrics]
     known = [*metrics.metric_names(labels), *own, *LOWER_IS_BETTER, *AREAS]
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
         raise SeqtrackError(
-            "unknown metric" + (f" (did you mean {split}.{near[0]}?)" if near else ""),
+            "unknown metric" + did_you_mean(name, known, shown=lambda near: f"{split}.{near}"),
             where="params.yaml: sweep.metric",
             expected="one of " + ", ".join(known),
             found=name,
