@@ -149,6 +149,7 @@ def make_job(options: Options, epochs: float, checkpoints: Path):  # type: ignor
     from pipeline.labels import LabelSet
     from pipeline.model_source import resolve
     from pipeline.modeling import load_classifier
+    from pipeline.optimization import settled
     from pipeline.params import load_params
     from pipeline.paths import LABELS, ROWS, TOKENIZED
     from pipeline.rows import read_rows
@@ -162,12 +163,14 @@ def make_job(options: Options, epochs: float, checkpoints: Path):  # type: ignor
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=options.precision)
     source = resolve(params.model, weights=True)
+    model = load_classifier(source, labels, seed=recipe.seed, trust_remote_code=False)
+    recipe = settled(recipe, model, pretrained=params.model.from_scratch is None)
     job = Job(
-        model=load_classifier(source, labels, seed=recipe.seed, trust_remote_code=False),
+        model=model,
         tokens=tokens,
         train=labelled(rows, tokens, labels, "train"),
         validation=labelled(rows, tokens, labels, "validation"),
-        label_names=labels.names,
+        labels=labels,
         recipe=recipe,
         checkpoints=CheckpointStore(checkpoints, keep=recipe.checkpoint.keep),
     )

@@ -43,7 +43,7 @@ from pipeline.memory import stage_memory
 from pipeline.metrics import OwnMetric, default_metric, metric_names, own_metrics
 from pipeline.model_source import ModelSource, resolve
 from pipeline.modeling import enable_gradient_checkpointing, export, load_classifier, own_model_class
-from pipeline.optimization import check_optimizer, check_schedule
+from pipeline.optimization import check_optimizer, check_schedule, settled
 from pipeline.outputs import folder_digest, output_folder, read_manifest, write_manifest
 from pipeline.packing import check_packing
 from pipeline.params import Model, Tracking, Train
@@ -122,7 +122,7 @@ def fine_tune(
             train=train_rows if found is None else replace(train_rows, labels=found.standardised(train_rows.labels)),
             validation=validation_rows,
             labels=labels,
-            recipe=train,
+            recipe=settled(train, classifier, pretrained=model.from_scratch is None),
             checkpoints=store,
             criterion=criterion if found is None else criterion.reported_by(found.std),
             metrics=metrics,

@@ -40,18 +40,29 @@ def parameter_depths(model: PreTrainedModel, *, needed_by: str) -> Depths:
     Raises:
         SeqtrackError: the model keeps no list of as many layers as its configuration says.
     """
-    layers = int(model.config.get_text_config().num_hidden_layers)
-    lists = {name: len(module) for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)}
-    outermost = {name: n for name, n in lists.items() if not any(name.startswith(f"{other}.") for other in lists)}
-    stacks = tuple(name for name, length in outermost.items() if length == layers)
-    if not stacks:
+    depths = find_depths(model)
+    if depths is None:
+        outermost = _outermost_lists(model)
         raise SeqtrackError(
             f"cannot tell the layers of {type(model).__name__}",
             where=f"params.yaml: {needed_by}",
-            expected=f"a list of {layers} layers in the model",
+            expected=f"a list of {_layers(model)} layers in the model",
             found=", ".join(f"{name} of {length}" for name, length in outermost.items()) or "none",
             fix="set it to null",
         )
+    return depths
+
+
+def find_depths(model: PreTrainedModel) -> Depths | None:
+    """Return where each parameter lies, None where the model keeps no list of as many layers as it says it has.
+
+    Args:
+        model: a sequence classifier.
+    """
+    layers = _layers(model)
+    stacks = tuple(name for name, length in _outermost_lists(model).items() if length == layers)
+    if not stacks:
+        return None
     names = [name for name, _ in model.named_parameters()]
     in_stack = {name: depth for name in names if (depth := _layer(name, stacks))}
     # The encoder without its head; a model of the user's own may not set it apart.
@@ -69,6 +80,16 @@ def parameter_depths(model: PreTrainedModel, *, needed_by: str) -> Depths:
             by_name[name] = layers + 1
             below |= not name.startswith(encoder)  # a head that is declared before the encoder
     return Depths(layers=layers, by_name=by_name, stacks=stacks)
+
+
+def _layers(model: PreTrainedModel) -> int:
+    return int(model.config.get_text_config().num_hidden_layers)
+
+
+def _outermost_lists(model: PreTrainedModel) -> dict[str, int]:
+    """Return the lists of modules that are in no other, by name, with their lengths."""
+    lists = {name: len(module) for name, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)}
+    return {name: n for name, n in lists.items() if not any(name.startswith(f"{other}.") for other in lists)}
 
 
 def _layer(name: str, stacks: tuple[str, ...]) -> int:

@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, SchedulerType, get_scheduler
 from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, GreedyLR
 
 from pipeline.errors import SeqtrackError
-from pipeline.layers import parameter_depths
+from pipeline.layers import find_depths, parameter_depths
 from pipeline.params import Train
 from pipeline.parts import load_part, require_call
 from pipeline.sharding import divided_like, is_divided, whole
@@ -33,6 +33,11 @@ BY_SCORE: dict[str, Callable[..., Any]] = {"reduce_lr_on_plateau": ReduceLROnPla
 FILLED_IN = {"self", "optimizer", "num_warmup_steps", "num_training_steps", "last_epoch", "verbose"}
 # transformers hands no keyword arguments on to these.
 WITHOUT_KWARGS = {"constant", "constant_with_warmup"}
+
+
+# Of the head's learning rate, with train.layerwise_lr_decay auto: 0.906 a layer down for 6 layers, 0.948 for 12 and
+# 0.973 for 24. Sun et al. (2019, arXiv:1905.05583) found 0.95 best for 12. See docs/results.md.
+EMBEDDINGS_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,24 @@ class NamedOptimizer:
     settings: tuple[dict[str, float], ...]
 
 
+def settled(train: Train, model: PreTrainedModel, *, pretrained: bool) -> Train:
+    """Return the recipe with what `train.layerwise_lr_decay: auto` means for a model: a number, or null.
+
+    Embeddings then learn at EMBEDDINGS_SHARE of the head's rate, whatever the number of layers. All weights learn alike
+    where none that learns is pretrained, from scratch or with adapters, and where layers cannot be told apart.
+
+    Args:
+        train: the recipe.
+        model: what is trained.
+        pretrained: whether its encoder is.
+    """
+    if train.layerwise_lr_decay != "auto":
+        return train
+    depths = find_depths(model) if pretrained and train.lora is None else None
+    decay = None if depths is None else round(EMBEDDINGS_SHARE ** (1 / (depths.layers + 1)), 3)
+    return train.model_copy(update={"layerwise_lr_decay": decay})
+
+
 def build_optimizer(model: PreTrainedModel, train: Train, *, loss_scaling: bool) -> NamedOptimizer:
     """Return the recipe's optimiser over all trainable parameters.
 
@@ -59,7 +82,7 @@ def build_optimizer(model: PreTrainedModel, train: Train, *, loss_scaling: bool)
 
     Args:
         model: on its device.
-        train: the recipe.
+        train: the recipe, `settled` for this model.
         loss_scaling: whether fp16's gradient scaler will drive the optimiser.
 
     Raises:
@@ -98,8 +121,10 @@ def build_optimizer(model: PreTrainedModel, train: Train, *, loss_scaling: bool)
     )
 
 
-def _rate_factors(model: PreTrainedModel, decay: float | None) -> dict[str, float]:
+def _rate_factors(model: PreTrainedModel, decay: float | Literal["auto"] | None) -> dict[str, float]:
     """Return what the learning rate is multiplied by, by parameter name."""
+    if decay == "auto":
+        raise ValueError("auto has to be settled first")
     if decay is None:
         return {name: 1.0 for name, _ in model.named_parameters()}
     depths = parameter_depths(model, needed_by="train.layerwise_lr_decay")
@@ -215,7 +240,7 @@ def schedule_in_words(train: Train, total_steps: int) -> str:
     words = [f"{train.learning_rate:g}", train.lr_scheduler_type]
     if train.lr_scheduler_type not in {"constant", *BY_SCORE}:
         words.append(f"warm-up over {warmup_steps(train, total_steps):,} steps")
-    if train.layerwise_lr_decay is not None:
+    if train.layerwise_lr_decay is not None and train.layerwise_lr_decay != "auto":
         words.append(f"x {train.layerwise_lr_decay:g} with each layer down")
     return ", ".join(words)
 

@@ -441,8 +441,10 @@ class Train(Section):
     """Steps of warm-up; null takes warmup_ratio."""
     weight_decay: Annotated[float, Field(ge=0)]
     """Decoupled weight decay; biases and normalisation weights are left out."""
-    layerwise_lr_decay: Annotated[float, Field(gt=0, le=1)] | None
-    """Each layer's learning rate is that of the layer above times this; null gives all the same."""
+    layerwise_lr_decay: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] | None
+    """Each layer's learning rate is that of the layer above times this; null gives all the same. `auto` has the
+    embeddings of a pretrained encoder learn at half the head's rate, layers in between; it is null for a model
+    from scratch, with LoRA, and where layers cannot be told apart (ALBERT)."""
     freeze: Patterns
     """Patterns of names of parameters that stay as they are."""
     adam_beta1: Annotated[float, Field(ge=0, lt=1)]
@@ -482,6 +484,15 @@ class Train(Section):
     """A checkpoint to go on from: its folder, or `runs:/<run_id>/checkpoints/last`; null: the training's own newest."""
     checkpoint: Checkpoint
     custom: Custom
+
+    @field_validator("layerwise_lr_decay", mode="before")
+    @classmethod
+    def _decay_is_a_factor(cls, value: object) -> object:
+        if value is None or value == "auto":  # as below: of one of several types
+            return value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+            raise ValueError(f"invalid value; expected auto, a number > 0 and <= 1 or null; found {value!r}")
+        return float(value)
 
     @field_validator("class_weights", mode="before")
     @classmethod

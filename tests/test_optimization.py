@@ -25,6 +25,7 @@ from pipeline.optimization import (
     load_optimizer_tensors,
     observe,
     optimizer_tensors,
+    settled,
 )
 from pipeline.params import Train
 from tests.test_layers import small
@@ -249,6 +250,33 @@ def test_layers_learn_slower_the_deeper_they_lie(kind: str) -> None:
     assert [group["lr"] for group in named.optimizer.param_groups] == pytest.approx(
         [group["initial_lr"] / 4 for group in named.optimizer.param_groups]
     )
+
+
+@pytest.mark.parametrize("kind", ["bert", "deberta-v2", "electra"])
+def test_auto_gives_embeddings_half_the_heads_rate(kind: str) -> None:
+    network = small(kind)
+    train = settled(recipe(layerwise_lr_decay="auto"), network, pretrained=True)
+    depths = parameter_depths(network, needed_by="-")
+    assert isinstance(train.layerwise_lr_decay, float)
+    assert train.layerwise_lr_decay ** (depths.layers + 1) == pytest.approx(0.5, rel=0.01)
+    groups = build_optimizer(network, train, loss_scaling=False).optimizer.param_groups
+    rates = {group["lr"] for group in groups}
+    assert max(rates) == train.learning_rate
+    assert min(rates) == pytest.approx(0.5 * train.learning_rate, rel=0.01)
+
+
+def test_auto_is_nothing_where_what_learns_is_new_or_layers_are_shared() -> None:
+    train = recipe(layerwise_lr_decay="auto")
+    assert settled(train, small("bert"), pretrained=False).layerwise_lr_decay is None
+    assert settled(train, small("albert"), pretrained=True).layerwise_lr_decay is None
+    adapters = recipe(layerwise_lr_decay="auto", lora={"r": 8})
+    assert settled(adapters, small("bert"), pretrained=True).layerwise_lr_decay is None
+
+
+@pytest.mark.parametrize("decay", [None, 0.7])
+def test_what_is_said_is_taken(decay: float | None) -> None:
+    train = recipe(layerwise_lr_decay=decay)
+    assert settled(train, small("bert"), pretrained=True) == train
 
 
 OWN = """

@@ -126,7 +126,12 @@ def test_learning_rates_are_numbers_as_people_write_them(tmp_path: Path, number:
         ("train", "lr_scheduler_type", "lr_scheduler_type: lin", "expected one of linear, cosine, cosine_with_res"),
         ("train", "lr_scheduler_kwargs", "lr_scheduler_kwargs: 3", "expected a mapping; found 3 (int)"),
         ("train", "warmup_steps", "warmup_steps: -1", "expected an integer >= 0 or null; found -1 (int)"),
-        ("train", "layerwise_lr_decay", "layerwise_lr_decay: 1.1", "expected a number > 0 and <= 1 or null"),
+        (
+            "train",
+            "layerwise_lr_decay",
+            "layerwise_lr_decay: 1.1",
+            "expected auto, a number > 0 and <= 1 or null; found 1.1",
+        ),
         ("train", "label_smoothing_factor", "label_smoothing_factor: 1", "expected a number >= 0 and < 1"),
         ("train", "freeze", "freeze: bert", "train.freeze: invalid value; expected a list of strings; found 'bert'"),
         ("train", "lora", "lora: {rank: 8}", "train.lora.rank: unknown key; expected one of r, lora_alpha,"),

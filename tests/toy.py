@@ -41,6 +41,7 @@ def recipe(**changes: Any) -> Train:
         "per_device_train_batch_size": 4,
         "per_device_eval_batch_size": 4,
         "learning_rate": 5e-3,
+        "layerwise_lr_decay": None,
         "logging_steps": 1,
     }
     checkpoint = values["checkpoint"] | changes.pop("checkpoint", {})
