@@ -117,6 +117,7 @@ def run(options: argparse.Namespace, shape: Shape) -> None:
             workspace = prepare(folder / str(number), folder / "model", lengths, options)
             results[case] = compare(workspace, options.only.split(","), options.rounds)
             shutil.rmtree(workspace.folder)
+    ratios = {case: rates_beside_ours(sides, RATE) for case, sides in results.items()}
     tables = {case: utilisation(sides, cases[case], shape, found["matrix_flops"]) for case, sides in results.items()}
     write_report(
         options.json,
@@ -131,9 +132,7 @@ def run(options: argparse.Namespace, shape: Shape) -> None:
             "utilisation": {
                 case: {side: asdict(spread) for side, spread in sides.items()} for case, sides in tables.items()
             },
-            "ratios": {
-                case: [asdict(ratio) for ratio in rates_beside_ours(sides, RATE)] for case, sides in results.items()
-            },
+            "ratios": {case: [asdict(ratio) for ratio in compared] for case, compared in ratios.items()},
         },
     )
     print(
@@ -145,7 +144,7 @@ def run(options: argparse.Namespace, shape: Shape) -> None:
         print(f"\n{case}: {len(cases[case]):,} rows, {int(cases[case].sum()):,} tokens, {options.epochs} epochs\n")
         show(sides, cases[case], tables[case])
         print()
-        for ratio in rates_beside_ours(sides, RATE):
+        for ratio in ratios[case]:
             print(f"- {ratio.line()}")
 
 

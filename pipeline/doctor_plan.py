@@ -22,7 +22,7 @@ from pipeline.doctor_machine import Limits, free_bytes, unreachable
 from pipeline.errors import SeqtrackError
 from pipeline.findings import Finding, error, fact, gib, warning
 from pipeline.glue import find_task
-from pipeline.hub_upload import TOKEN_PLACES
+from pipeline.hub_upload import prepare
 from pipeline.model_source import from_cache, is_local, resolve
 from pipeline.params import Checkpoint, Data, Fetch, Launch, Model, Params, Predict, Register, Train
 from pipeline.paths import DATA, FETCHED, MlflowStore, hub_endpoint, hub_offline, root, state
@@ -159,13 +159,13 @@ def upload(settings: Register) -> Finding:
     name = "push to hub"
     if not settings.push_to_hub:
         return fact(name, "off")
-    from huggingface_hub import get_token  # takes a while
-
     what = f"{settings.hub_model_id} on {hub_endpoint()}"
     if (reason := hub_problem()) is not None:
         return error(name, what, f"`make register` will end: the hub is out of reach ({reason})", UPLOAD_FIX)
-    if not get_token():
-        return error(name, what, "`make register` will end: there is no token for the hub", TOKEN_PLACES)
+    try:
+        prepare(settings)
+    except SeqtrackError as problem:
+        return error(name, what, f"`make register` will end: {problem.problem}", problem.fix or UPLOAD_FIX)
     return fact(name, f"{what}, with a token that is there")
 
 

@@ -14,6 +14,8 @@ from pipeline import inference
 from pipeline.errors import SeqtrackError
 from pipeline.inference import Classifier
 from pipeline.outputs import folder_digest
+from pipeline.prediction import logits_of
+from pipeline.prediction_input import Example
 from tests.tiny import save_tiny_classifier
 
 NAMES = ("10", "2", "sport")
@@ -28,18 +30,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(classifier: Classifier, batch_size: int) -> tuple[npt.NDArray[np.float32], list[int]]:
-    encoded = classifier.encoder.encode(TEXTS, None)
     batches: list[int] = []
-
-    def make_batch(rows: npt.NDArray[np.int64], step: int) -> dict[str, torch.Tensor]:
-        return classifier.encoder.padding.batch(
-            [encoded.input_ids[row] for row in rows],
-            [encoded.token_type_ids[row] for row in rows],
-            multiple_of=step,
-        )
-
-    lengths = np.array([len(ids) for ids in encoded.input_ids])
-    return classifier.logits(lengths, make_batch, batch_size=batch_size, on_batch=batches.append), batches
+    rows = [Example(number, text, None) for number, text in enumerate(TEXTS)]
+    return logits_of(classifier, rows, batch_size, batches.append), batches
 
 
 def test_logits_come_in_the_order_of_the_rows(folder: Path) -> None:
