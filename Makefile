@@ -66,7 +66,7 @@ glue-zip: $(STAMP) ## Collect GLUE submission files of all tasks into submission
 	@python -m stages.glue_zip $(FROM)
 
 test: $(STAMP) ## Run the tests: two files at a time, then the sample's training, which takes all cores
-	python -m pytest -m "not slow" -n 2 --dist loadfile --ignore tests/test_sample.py
+	python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/test_sample.py
 	python -m pytest -m "not slow" tests/test_sample.py
 
 test-slow: $(STAMP) ## Run the tests that take minutes each

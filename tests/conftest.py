@@ -1,4 +1,4 @@
-"""What several files' tests share because making it takes seconds: an MLflow store. Settings of hypothesis."""
+"""What several files share because making it takes seconds: an MLflow store. Settings of hypothesis, order of files."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "busy")
 
 REPOSITORY = Path(__file__).parent.parent
+LONGEST = "test_end_to_end.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest file: where files are shared among processes, all the others fit beside it."""
+    items.sort(key=lambda item: item.path.name != LONGEST)
+
+
 RACE = """
 import sys
 import mlflow.entities, mlflow.exceptions
