@@ -21,7 +21,7 @@ from pipeline.errors import SeqtrackError
 from pipeline.outputs import sha256_file, sha256_json
 from pipeline.paths import PARAMS_FILE, SPLITS
 
-CODE = ("pipeline", "stages", "presets", "custom", "params.yaml", "dvc.yaml")
+CODE = ("pipeline", "stages", "custom", "params.yaml", "dvc.yaml")
 _LOCK = threading.Lock()
 
 
@@ -38,7 +38,10 @@ def git(root: Path, *arguments: str) -> str:
 
 
 def code_digest(root: Path) -> str:
-    """Return a digest of all that stages run on, as committed: other files may change without new runs."""
+    """Return a digest of all that stages run on, as committed: other files may change without new runs.
+
+    Presets are left out: what one says is in the flags of its unit, and another's change is no reason to run it again.
+    """
     return sha256_json([git(root, "rev-parse", f"HEAD:{name}") for name in CODE])
 
 
@@ -48,7 +51,7 @@ def require_clean(root: Path) -> None:
     Raises:
         SeqtrackError: a file that stages run on differs from HEAD.
     """
-    changed = git(root, "status", "--porcelain", "--", *CODE)
+    changed = git(root, "status", "--porcelain", "--", *CODE, "presets")
     if changed:
         raise SeqtrackError(
             "code or params that are not committed",

@@ -181,6 +181,11 @@ def test_uncommitted_code_is_refused_and_other_files_are_not(tmp_path: Path) -> 
     require_clean(tmp_path)
     git("commit", "-qam", "docs")
     assert code_digest(tmp_path) == first
+    (tmp_path / "presets" / "file").write_text("2")
+    with pytest.raises(SeqtrackError, match=r"(?s)not committed.*presets/file"):
+        require_clean(tmp_path)
+    git("commit", "-qam", "a preset: what it says is in the flags of its own task's runs")
+    assert code_digest(tmp_path) == first
     (tmp_path / "pipeline" / "file").write_text("2")
     with pytest.raises(SeqtrackError, match=r"(?s)not committed.*pipeline/file"):
         require_clean(tmp_path)
