@@ -11,7 +11,7 @@ export NO_MKDOCS_2_WARNING := 1
 # Intervals, digests of files and what no training reads: they would fill hundreds of columns.
 NOT_SHOWN := .*_(low|high)$$|(pipeline|stages|data)/.*|custom|sweep\..*
 .DEFAULT_GOAL := help
-.PHONY: help setup repro preset register card classify compare lineage serve sweep exps glue glue-zip test test-slow lint format docs doctor bench ui
+.PHONY: help setup repro preset register card classify compare lineage prune serve sweep exps glue glue-zip test test-slow lint format docs doctor bench ui
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ compare: $(STAMP) ## Compare two trainings: A= and B= (experiment, commit, run o
 
 lineage: $(STAMP) ## From a file of predictions back to the raw data, all verified: WHAT=data/predictions/test.jsonl
 	@python -m stages.lineage "$(WHAT)"
+
+prune: $(STAMP) ## What checkpoints take; DELETE=1 deletes those of finished trainings
+	@python -m stages.prune $(if $(DELETE),--delete)
 
 serve: $(STAMP) ## Serve the model over HTTP, with a page to try it; perhaps MODEL=models:/<name>@<alias> HOST= PORT=
 	@python -m stages.serve $(if $(MODEL),--model $(MODEL)) $(if $(HOST),--host $(HOST)) $(if $(PORT),--port $(PORT))

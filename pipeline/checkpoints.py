@@ -317,7 +317,7 @@ class CheckpointStore:
 
         Damaged ones are named and passed over; None when no sound one is left.
         """
-        for path in self._newest_first():
+        for path in self.newest_first():
             problem = damage(path)
             if problem is None:
                 state = read_state(path)
@@ -330,12 +330,13 @@ class CheckpointStore:
             self._named.add(path)
         return None
 
-    def _newest_first(self) -> Iterator[Path]:
+    def newest_first(self) -> Iterator[Path]:
+        """Yield the folders of checkpoints, sound or not, the newest first."""
         if self.folder.is_dir():
             yield from sorted((p for p in self.folder.iterdir() if re.fullmatch(r"step-\d{9}", p.name)), reverse=True)
 
     def _prune(self, state: TrainingState) -> None:
-        newest = list(self._newest_first())
+        newest = list(self.newest_first())
         keep = {*newest[: self._keep], self.path(state.step)}
         if state.best_step is not None:
             keep.add(self.path(state.best_step))

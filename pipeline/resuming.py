@@ -128,7 +128,7 @@ def name_old_checkpoints(store: CheckpointStore) -> None:
     if sum(sizes) > WORTH_A_WORD:
         say(
             f"train: checkpoints of {len(sizes):,} other trainings take {sum(sizes) / (1 << 30):.1f} GiB in {home}; "
-            "delete the folders of those that you do not want to go on with"
+            "`make prune` lists them, and deletes those of finished trainings"
         )
 
 

@@ -292,7 +292,7 @@ class TestTheFolderOfCheckpoints:
         monkeypatch.setattr(resuming, "WORTH_A_WORD", 100_000)
         train(base(encoder), seed=212)
         home = state() / "checkpoints"
-        assert f"checkpoints of 2 other trainings take 0.0 GiB in {home}; delete the" in capsys.readouterr().out
+        assert f"checkpoints of 2 other trainings take 0.0 GiB in {home}; `make prune`" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("value", ["runs:", "runs:/abc", "runs:/abc/model", "runs:/abc/checkpoints/../x"])
