@@ -66,8 +66,8 @@ def run_queue(
     while waiting:
         here, told = experiments(root), dvc(root, "queue", "status")
         queue = queue_entries(told)
-        # At first, and where the workers have been killed.
-        if nobody_works(told) and any(queue.get(name, ("", ""))[1] == "Queued" for name in waiting):
+        # At first, and where workers have ended or were killed; DVC starts those that are missing.
+        if workers(told) < jobs and any(queue.get(name, ("", ""))[1] == "Queued" for name in waiting):
             dvc(root, "queue", "start", "--jobs", str(jobs), threads=threads)
         for name in [name for name in waiting if name in here]:
             unit = waiting.pop(name)
@@ -104,9 +104,10 @@ def queue_entries(told: str) -> dict[str, tuple[str, str]]:
     return {row["name"]: (row["task"], row["state"]) for row in rows if row}
 
 
-def nobody_works(told: str) -> bool:
-    """Read from what `dvc queue status` prints whether the queue has no worker."""
-    return re.search(r"^Worker status: 0 active, 0 idle", told, re.MULTILINE) is not None
+def workers(told: str) -> int:
+    """Read from what `dvc queue status` prints how many workers the queue has."""
+    found = re.search(r"^Worker status: (\d+) active, (\d+) idle", told, re.MULTILINE)
+    return 0 if found is None else int(found[1]) + int(found[2])
 
 
 def collect(root: Path, commit: str, name: str, unit: Unit) -> Result:

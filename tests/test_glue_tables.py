@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.glue import parse, units_of
 from benchmarks.glue_files import prepare
-from benchmarks.glue_queue import nobody_works, queue_entries
+from benchmarks.glue_queue import queue_entries, workers
 from benchmarks.glue_runs import Result, Results, Unit
 from benchmarks.glue_workspace import code_digest, require_clean, set_params
 from benchmarks.results_page import BEGIN, END, page, write_page
@@ -205,9 +205,9 @@ def test_the_queue_is_read_from_what_dvc_prints() -> None:
         "glue-rte-seed13-928f0967ed": ("07de185", "Queued"),
         "glue-rte-seed14-928f0967ed": ("368c59b", "Failed"),
     }
-    assert nobody_works(told)
-    assert not nobody_works(told.replace("0 active, 0 idle", "0 active, 1 idle"))
-    assert not nobody_works(told.replace("0 active, 0 idle", "10 active, 0 idle"))
+    assert workers(told) == 0
+    assert workers(told.replace("0 active, 0 idle", "1 active, 0 idle")) == 1
+    assert workers(told.replace("0 active, 0 idle", "10 active, 2 idle")) == 12
 
 
 def both(ours: list[float], theirs: list[float]) -> list[Result]:
