@@ -43,7 +43,7 @@ class Stored:
     def condition(self) -> str:
         """In words: whether something would be lost."""
         if self.step is None:
-            return "unreadable"
+            return "unreadable" if self.size else "none yet"
         return "finished" if self.finished else "can go on"
 
 
