@@ -27,6 +27,8 @@ from pipeline.submission import FOLDER as SUBMISSIONS
 
 State = Literal["ok", "changed", "missing", "unknown"]
 REPRO: Final = "run `dvc repro`"
+# Values of params.yaml that train settles: the manifest then has what was meant.
+LEFT_TO_TRAINING: Final = {"metric_for_best_model": None, "layerwise_lr_decay": "auto"}
 SHOWN: Final = 4  # names in a line, before "and N more"
 
 
@@ -396,8 +398,7 @@ def _same_params(name: str, recorded: Mapping[str, Any], now: Mapping[str, Any])
         for key, value in recorded.items()
         if value != now.get(key)
         and key not in NOT_IDENTITY
-        # Where params.yaml says null, the manifest has the metric that was meant.
-        and not (key == "metric_for_best_model" and now.get(key) is None)
+        and not (key in LEFT_TO_TRAINING and now.get(key) == LEFT_TO_TRAINING[key])
     ]
     if other:
         fix = f"{REPRO}, or put the old values back into params.yaml"

@@ -48,7 +48,7 @@ def predict(path: str, form: str = "jsonl") -> None:
 def train() -> str:
     """Write a model folder as the train stage does, but for the training; return its run_key."""
     params = load_params()
-    recipe = params.train.model_copy(update={"metric_for_best_model": "f1_macro"})
+    recipe = params.train.model_copy(update={"metric_for_best_model": "f1_macro", "layerwise_lr_decay": 0.794})
     identity = Identity.of(
         tokenized=TOKENIZED,
         splits=SPLITS,
