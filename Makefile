@@ -72,8 +72,8 @@ test: $(STAMP) ## Run the tests: two files at a time, then the sample's training
 	python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/test_sample.py
 	python -m pytest -m "not slow" tests/test_sample.py
 
-test-slow: $(STAMP) ## Run the tests that take minutes each
-	python -m pytest -m slow
+test-slow: $(STAMP) ## Run the tests that take minutes each, two files at a time
+	python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## Check style and types, and that the docs' site can be built
 	ruff check .
