@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import subprocess
 import sys
@@ -242,10 +243,11 @@ def test_without_the_store_the_run_is_unknown_and_nothing_breaks(work: Path, mon
 
 @pytest.fixture
 def other_key(work: Path) -> None:
-    """A training whose run_key no store knows."""
+    """A training whose run_key no store knows, this process's included, which all of its tests share."""
+    key = secrets.token_hex(32)
     for folder in (MODEL, PREDICTIONS):
         manifest = read_json(folder / "manifest.json")
-        manifest["run_key"] = "d" * 64
+        manifest["run_key"] = key
         if folder == PREDICTIONS:
             manifest["inputs"]["model"] = folder_digest(MODEL)
         write_json(folder / "manifest.json", manifest)
