@@ -10,6 +10,7 @@ export NO_MKDOCS_2_WARNING := 1
 
 # Intervals, digests of files and what no training reads: they would fill hundreds of columns.
 NOT_SHOWN := .*_(low|high)$$|(pipeline|stages|data)/.*|custom|sweep\..*
+TWO_FILES := -n 2 --dist loadfile --no-loadscope-reorder  # at a time, in the order of tests/conftest.py
 .DEFAULT_GOAL := help
 .PHONY: help setup repro preset register card classify compare lineage prune serve sweep exps glue glue-zip test test-slow lint format docs doctor bench ui
 
@@ -69,11 +70,11 @@ glue-zip: $(STAMP) ## Collect GLUE submission files of all tasks into submission
 	@python -m stages.glue_zip $(FROM)
 
 test: $(STAMP) ## Run the tests: two files at a time, then the sample's training, which takes all cores
-	python -m pytest -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/test_sample.py
+	python -m pytest -m "not slow" $(TWO_FILES) --ignore tests/test_sample.py
 	python -m pytest -m "not slow" tests/test_sample.py
 
 test-slow: $(STAMP) ## Run the tests that take minutes each, two files at a time
-	python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder
+	python -m pytest -m slow $(TWO_FILES)
 
 lint: $(STAMP) ## Check style and types, and that the docs' site can be built
 	ruff check .

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
 TRAINING_FILE = "training.json"  # which training this belongs to
+LOCK_FILE = ".lock"  # beside the checkpoints
 FILES = (MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, TRAINING_FILE)
 LOCK_SECONDS = 10.0  # how long a training that was just stopped may take to let go of its folder
 
@@ -228,7 +230,7 @@ class CheckpointStore:
         Raises:
             SeqtrackError: another process has held the lock for `LOCK_SECONDS`, or the folder cannot be written.
         """
-        lock = FileLock(self.folder / ".lock", timeout=LOCK_SECONDS)
+        lock = FileLock(self.folder / LOCK_FILE, timeout=LOCK_SECONDS)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
@@ -359,6 +361,17 @@ def damage(path: Path) -> str | None:
     except (SeqtrackError, OSError) as error:
         return str(error)
     return None
+
+
+def file_stats(folder: Path) -> list[os.stat_result]:
+    """Return sizes and times of the files of a training's checkpoints; what goes meanwhile is left out."""
+    found = []
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and path.name != LOCK_FILE:
+                found.append(status)
+    return found
 
 
 def read_state(path: Path) -> TrainingState:

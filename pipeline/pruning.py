@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline.checkpoints import CheckpointStore, read_state
+from pipeline.checkpoints import LOCK_FILE, CheckpointStore, file_stats, read_state
 from pipeline.console import say, table
 from pipeline.errors import SeqtrackError
 from pipeline.findings import gib
@@ -68,7 +68,7 @@ def delete_finished(trainings: Iterable[Stored]) -> int:
     for training in trainings:
         if not training.finished:
             continue
-        lock = FileLock(training.folder / ".lock", timeout=0)
+        lock = FileLock(training.folder / LOCK_FILE, timeout=0)
         try:
             with lock:
                 if not _look(training.folder).finished:
@@ -77,7 +77,7 @@ def delete_finished(trainings: Iterable[Stored]) -> int:
                 for path in training.folder.iterdir():
                     if path.is_dir():
                         shutil.rmtree(path)
-                (training.folder / ".lock").unlink(missing_ok=True)
+                (training.folder / LOCK_FILE).unlink(missing_ok=True)
             with suppress(OSError):  # a training that began meanwhile is at home in it
                 training.folder.rmdir()
         except Timeout:
@@ -111,7 +111,7 @@ def show(trainings: Iterable[Stored]) -> None:
 
 
 def _look(folder: Path) -> Stored:
-    files = [file.lstat() for file in folder.rglob("*") if file.is_file() and file.name != ".lock"]
+    files = file_stats(folder)
     newest = next(CheckpointStore(folder, keep=1).newest_first(), None)
     step, finished = None, False
     if newest is not None:

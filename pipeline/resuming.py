@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.checkpoints import FILES, STATE_FILE, TRAINING_FILE, CheckpointStore, damage, read_state
+from pipeline.checkpoints import FILES, STATE_FILE, TRAINING_FILE, CheckpointStore, damage, file_stats, read_state
 from pipeline.console import say
 from pipeline.errors import SeqtrackError
 from pipeline.identity import Identity, Training, differences
@@ -120,11 +120,7 @@ def name_other_layouts(store: CheckpointStore, identity: Identity) -> None:
 def name_old_checkpoints(store: CheckpointStore) -> None:
     """Say what other trainings' checkpoints take, once it is much: nothing removes them by itself."""
     home = store.folder.parent
-    sizes = [
-        sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
-        for folder in home.iterdir()
-        if folder != store.folder
-    ]
+    sizes = [sum(file.st_size for file in file_stats(folder)) for folder in home.iterdir() if folder != store.folder]
     if sum(sizes) > WORTH_A_WORD:
         say(
             f"train: checkpoints of {len(sizes):,} other trainings take {sum(sizes) / (1 << 30):.1f} GiB in {home}; "

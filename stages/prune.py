@@ -30,14 +30,14 @@ def main() -> None:
             say(f"prune: no checkpoints in {home}")
             return
         show(trainings)
-        finished = [training for training in trainings if training.finished]
-        if not delete:
-            say(
-                f"prune: {len(finished):,} of {len(trainings):,} are finished, {gib(sum(t.size for t in finished))}; "
-                "--delete (make prune DELETE=1) deletes them"
-            )
+        if delete:
+            say(f"prune: {gib(delete_finished(trainings))} freed")
             return
-        say(f"prune: {gib(delete_finished(finished))} freed")
+        finished = [training.size for training in trainings if training.finished]
+        say(
+            f"prune: {len(finished):,} of {len(trainings):,} are finished, {gib(sum(finished))}; "
+            "--delete (make prune DELETE=1) deletes them"
+        )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -67,6 +68,22 @@ def test_what_a_process_is_at_stays(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert f"a process is at {'a' * 32}, which stays" in told
     assert "0 MiB freed" in told
     assert store.path(20).is_dir()
+
+
+def test_what_goes_while_it_is_looked_at_is_no_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = training("a", finished=False)
+    look = Path.lstat
+
+    def lstat(path: Path) -> os.stat_result:
+        if path.name == "optimizer.safetensors":  # a training that goes on deletes its older checkpoints
+            path.unlink()
+        return look(path)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    assert "0 of 1 are finished" in prune(monkeypatch, capsys)
+    assert not (store.path(10) / "optimizer.safetensors").exists()
 
 
 def test_a_disk_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
