@@ -10,7 +10,8 @@ export NO_MKDOCS_2_WARNING := 1
 
 # Intervals, digests of files and what no training reads: they would fill hundreds of columns.
 NOT_SHOWN := .*_(low|high)$$|(pipeline|stages|data)/.*|custom|sweep\..*
-TWO_FILES := -n 2 --dist loadfile --no-loadscope-reorder  # at a time, in the order of tests/conftest.py
+# In the order of tests/conftest.py; two processes that each compute with all cores would wait for each other.
+TWO_FILES := OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 .DEFAULT_GOAL := help
 .PHONY: help setup repro preset register card classify compare lineage prune serve sweep exps glue glue-zip test test-slow lint format docs doctor bench ui
 
@@ -69,12 +70,11 @@ glue: $(STAMP) ## Hours: tables of GLUE's tasks, ours and Trainer, in docs/resul
 glue-zip: $(STAMP) ## Collect GLUE submission files of all tasks into submission.zip; FROM= names files that go first
 	@python -m stages.glue_zip $(FROM)
 
-test: $(STAMP) ## Run the tests: two files at a time, then the sample's training, which takes all cores
-	python -m pytest -m "not slow" $(TWO_FILES) --ignore tests/test_sample.py
-	python -m pytest -m "not slow" tests/test_sample.py
+test: $(STAMP) ## Run the tests, two files at a time
+	$(TWO_FILES) -m "not slow"
 
 test-slow: $(STAMP) ## Run the tests that take minutes each, two files at a time
-	python -m pytest -m slow $(TWO_FILES)
+	$(TWO_FILES) -m slow
 
 lint: $(STAMP) ## Check style and types, and that the docs' site can be built
 	ruff check .
