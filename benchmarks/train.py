@@ -7,7 +7,10 @@ and a plain loop with accelerate. All train the bundled encoder on MRPC where
 SEQTRACK_DATA has it, else on the bundled sample: the rows that the split stage left, the same number of epochs, batch,
 learning rate, and in each round the same seed. Each runs in a process of its own, in turn.
 
+Several rounds of our side with batches by length and with batches of any lengths show what quality that costs.
+
     python -m benchmarks.train
+    python -m benchmarks.train --rounds 5 --only seqtrack-default,seqtrack-random
     python -m benchmarks.train --epochs 1 --rounds 1 --rows 128 --only seqtrack,trainer-best
 """
 
@@ -33,10 +36,12 @@ from pipeline.paths import LABELS
 PACKAGES = ("torch", "transformers", "accelerate", "mlflow")
 OURS = "seqtrack"
 SHIPPED = "seqtrack-default"
+RANDOM = "seqtrack-random"
 PACKED = "seqtrack-packed"
 SIDES = {
     OURS: "this project's train stage, the model's dropout",
     SHIPPED: "this project's train stage, its defaults: no dropout",
+    RANDOM: "this project's train stage, its defaults but for batches of any lengths",
     PACKED: "this project's train stage, the model's dropout, train.packing",
     "trainer": "Trainer, defaults",
     "trainer-best": "Trainer, bf16, group_by_length, no checkpoints",
@@ -46,12 +51,20 @@ SIDES = {
     "trainer-eager": "Trainer's best flags and eager attention",
     "accelerate": "plain loop with accelerate, bf16",
 }
+# Of params.yaml, by our sides.
+CHANGES: dict[str, dict[str, object]] = {
+    OURS: {"train.dropout": None},
+    SHIPPED: {},
+    RANDOM: {"train.train_sampling_strategy": "random"},
+    PACKED: {"train.dropout": None, "train.packing": True},
+}
 EVAL_BATCH = 64  # of the others
 USUAL = (OURS, SHIPPED, "trainer", "trainer-best", "trainer-no-dropout", "accelerate")
-# Ours to the sides it is compared with; equal work but for the second one's first two, which draw masks of dropout.
+# Ours to the sides it is compared with; equal work but for SHIPPED's first two, which draw masks of dropout.
 OTHERS = {
     OURS: ("trainer", "trainer-best", "trainer-workers", "trainer-compiled", "trainer-eager", "accelerate"),
-    SHIPPED: ("trainer", "trainer-best", "trainer-no-dropout"),
+    SHIPPED: ("trainer", "trainer-best", "trainer-no-dropout", RANDOM),
+    RANDOM: ("trainer-no-dropout",),
     PACKED: ("trainer-best", "trainer-workers", "trainer-compiled", "trainer-eager"),
 }
 
@@ -163,8 +176,7 @@ def rates_beside_ours(
 
 
 def train_ours(workspace: Workspace, side: str, first_seed: int, turn: int) -> Result:
-    dropout = {} if side == SHIPPED else {"train.dropout": None}
-    settings = {"train.seed": first_seed + turn, "train.packing": side == PACKED, **dropout}
+    settings = {"train.seed": first_seed + turn, **CHANGES[side]}
     done = workspace.set_up(settings).train()
     return told(
         Result(
