@@ -253,9 +253,8 @@ def contend(name: str) -> None:
     run, _ = CONTENDERS[name]
     found = run(texts)
     seconds, cpu_seconds = time.perf_counter() - _started[0], time.process_time() - _started[1]
-    package = {"seqtrack": "numpy", "datasketch-batched": "datasketch"}.get(name, name)
-    outcome = {"seconds": seconds, "cpu_seconds": cpu_seconds, "found": found}
-    print(json.dumps({**outcome, "version": importlib.metadata.version(package)}))
+    version = "" if name == "seqtrack" else importlib.metadata.version(name.removesuffix("-batched"))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "found": found, "version": version}))
 
 
 def measure(name: str, texts: Sequence[str], python: str, folder: Path, cpu_limit: int) -> Result:

@@ -20,13 +20,13 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
 from benchmarks.machine import describe
 from benchmarks.timing import RESULTS, Spread, alternate, print_table, tell, write_report
 from tests.clone import Clone, make_small
 
 PACKAGES = ("torch", "transformers", "accelerate", "mlflow", "dvc")
-BEFORE_TRAIN = ("fetch", "validate", "split", "tokenize")
-AFTER_TRAIN = ("evaluate", "predict")
 OWN = "stage_seconds/"  # of metrics in MLflow
 AIM = 1.1
 
@@ -101,11 +101,10 @@ def by_dvc(clone: Clone) -> None:
 
 
 def by_hand(clone: Clone) -> None:
-    for stage in BEFORE_TRAIN:
-        clone.run("python", "-m", f"stages.{stage}")
-    clone.run("python", "-m", "stages.launch", *clone.launch_flags(), "-m", "stages.train")
-    for stage in AFTER_TRAIN:
-        clone.run("python", "-m", f"stages.{stage}")
+    stages = YAML(typ="safe").load(clone.folder / "dvc.yaml")["stages"]  # in an order that can be run
+    for stage in stages:
+        launcher = ["stages.launch", *clone.launch_flags(), "-m"] if stage == "train" else []
+        clone.run("python", "-m", *launcher, f"stages.{stage}")
 
 
 if __name__ == "__main__":
