@@ -366,11 +366,12 @@ def damage(path: Path) -> str | None:
 def file_stats(folder: Path) -> list[os.stat_result]:
     """Return sizes and times of the files of a training's checkpoints; what goes meanwhile is left out."""
     found = []
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            status = path.lstat()
-            if stat.S_ISREG(status.st_mode) and path.name != LOCK_FILE:
-                found.append(status)
+    for inner, _, names in os.walk(folder):  # where rglob would stop at a folder that has gone
+        for name in set(names) - {LOCK_FILE}:
+            with suppress(FileNotFoundError):
+                status = Path(inner, name).lstat()
+                if stat.S_ISREG(status.st_mode):
+                    found.append(status)
     return found
 
 

@@ -86,6 +86,23 @@ def test_what_goes_while_it_is_looked_at_is_no_mistake(
     assert not (store.path(10) / "optimizer.safetensors").exists()
 
 
+def test_a_folder_that_goes_while_it_is_looked_at_is_no_mistake(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = training("a", finished=False)
+    look = Path.lstat
+
+    def lstat(path: Path) -> os.stat_result:
+        if path.name == "optimizer.safetensors":
+            for other in set(store.folder.glob("step-*")) - {path.parent}:
+                shutil.rmtree(other)
+        return look(path)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    assert "0 of 1 are finished" in prune(monkeypatch, capsys)
+    assert len(list(store.folder.glob("step-*"))) == 1
+
+
 def test_a_disk_that_refuses_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     store = training("a", finished=True)
 
