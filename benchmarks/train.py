@@ -64,7 +64,6 @@ USUAL = (OURS, SHIPPED, "trainer", "trainer-best", "trainer-no-dropout", "accele
 OTHERS = {
     OURS: ("trainer", "trainer-best", "trainer-workers", "trainer-compiled", "trainer-eager", "accelerate"),
     SHIPPED: ("trainer", "trainer-best", "trainer-no-dropout", RANDOM),
-    RANDOM: ("trainer-no-dropout",),
     PACKED: ("trainer-best", "trainer-workers", "trainer-compiled", "trainer-eager"),
 }
 
@@ -144,7 +143,7 @@ def compare(workspace: Workspace, sides: Sequence[str], rounds: int) -> dict[str
     """Let sides train in turn on what a workspace holds; round n has the seed of params.yaml plus n."""
     first = workspace.params().train.seed
     runs: dict[str, Callable[[int], Result]] = {
-        side: partial(train_ours if side in OTHERS else train_theirs, workspace, side, first) for side in sides
+        side: partial(train_ours if side in CHANGES else train_theirs, workspace, side, first) for side in sides
     }
     return alternate(runs, rounds)
 
