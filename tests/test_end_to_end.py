@@ -111,18 +111,18 @@ def test_an_ill_typed_value_names_what_is_allowed(restored: Clone) -> None:
 
 def test_queued_experiments_share_the_store_at_the_root(restored: Clone) -> None:
     before = {run.info.run_id for run in restored.mlflow_runs()}
-    restored.run("dvc", "exp", "run", "--queue", "-S", "train.seed=1,2")
+    restored.run("dvc", "exp", "run", "--queue", "-S", "train.seed=1,2,3")
     restored.run("dvc", "queue", "start", "--jobs", "2")
     for _ in range(300):
         status = restored.run("dvc", "queue", "status").stdout
         if "Queued" not in status and "Running" not in status:
             break
         restored.run("sleep", "1")
-    assert status.count("Success") == 2, status
+    assert status.count("Success") == 3, status
     runs = [run for run in restored.mlflow_runs() if run.info.run_id not in before]
-    assert {run.data.params["train.seed"] for run in runs} == {"1", "2"}
+    assert {run.data.params["train.seed"] for run in runs} == {"1", "2", "3"}
     names = {run.data.tags["dvc.exp_name"] for run in runs}
-    assert len(names) == 2
+    assert len(names) == 3
     listed = restored.run("dvc", "exp", "list", "--name-only").stdout.split()
     assert names <= set(listed)
     for run in runs:

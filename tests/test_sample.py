@@ -20,7 +20,7 @@ CLASSES = {"business", "entertainment", "politics", "sports", "tech"}
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Clone:
     """A clone in which the sample ran from fetch to predict."""
     clone = Clone.make(tmp_path_factory.mktemp("sample"))
-    clone.set_params(train__num_train_epochs=1, launch__num_cpu_threads_per_process=1)
+    clone.set_params(train__num_train_epochs=1, train__logging_steps=4, launch__num_cpu_threads_per_process=1)
     clone.commit("one epoch")
     clone.run("dvc", "repro")
     return clone
@@ -28,7 +28,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Clone:
 
 def test_accuracy_is_what_the_field_expects(sample: Clone) -> None:
     metrics = json.loads((sample.folder / "data/reports/metrics.json").read_text(encoding="utf-8"))
-    assert metrics["test"]["accuracy"] >= 0.95
+    assert metrics["test"]["accuracy"] >= 0.965
     assert metrics["test"]["accuracy_low"] <= metrics["test"]["accuracy"] <= metrics["test"]["accuracy_high"]
     assert metrics["validation"]["f1_macro"] >= 0.95
 
@@ -79,10 +79,10 @@ def test_one_mlflow_run_holds_everything(sample: Clone) -> None:
     metrics = run.data.metrics
     for name in ("loss", "learning_rate", "grad_norm", "samples_per_second"):
         steps = [point.step for point in client.get_metric_history(run.info.run_id, f"train/{name}")]
-        assert len(steps) >= 10, name
+        assert len(steps) > 25, name
         assert steps == sorted(set(steps)), name
     assert len(client.get_metric_history(run.info.run_id, "validation/f1_macro")) == 1
-    assert metrics["test/accuracy"] >= 0.95
+    assert metrics["test/accuracy"] >= 0.965
     for stage in ("fetch", "validate", "split", "vocabulary", "tokenize", "train", "evaluate", "predict"):
         assert metrics[f"stage_seconds/{stage}"] > 0
     assert {(i.dataset.name, i.tags[0].value) for i in run.inputs.dataset_inputs} == {
