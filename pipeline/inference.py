@@ -23,6 +23,7 @@ from transformers.utils import logging
 from pipeline.decisions import Decisions, decide, read_thresholds
 from pipeline.encoding import Encoder
 from pipeline.errors import SeqtrackError
+from pipeline.first_token import compute_first_token_alone
 from pipeline.forward import autocast, batch_bounds, longest_first, to_device, token_budget, width_step
 from pipeline.labels import LabelSet, ProblemType
 from pipeline.modeling import trusts_code
@@ -241,6 +242,7 @@ def load_weights(folder: Path, *, trusted: bool) -> Any:
         model = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=trusted
         )
+    compute_first_token_alone(model)
     return model.eval()
 
 

@@ -35,6 +35,7 @@ from pipeline.decisions import tune_thresholds
 from pipeline.distributed_eval import distributed_logits
 from pipeline.dropout import dropout_made_cheap
 from pipeline.errors import SeqtrackError, Stopped
+from pipeline.first_token import compute_first_token_alone
 from pipeline.forward import to_device
 from pipeline.labels import LabelSet
 from pipeline.losses import Criterion
@@ -258,6 +259,8 @@ class _Trainer:
         # What is trained: job.model itself, but for divided weights, when it stays whole in host memory for the export.
         self.trained = copy.deepcopy(job.model) if self.sharded else job.model.to(accelerator.device)
         self.packing = Packing.of(self.trained, job.tokens, job.train.positions) if self.recipe.packing else None
+        if self.packing is None:  # in whose one row a text's first token is anywhere
+            compute_first_token_alone(self.trained)
         self.criterion = job.criterion.to(accelerator.device)
         self.named: NamedOptimizer = build_optimizer(
             self.trained, self.recipe, loss_scaling=accelerator.scaler is not None
