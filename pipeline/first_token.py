@@ -27,7 +27,8 @@ def compute_first_token_alone(model: PreTrainedModel) -> bool:
     Its outputs then have the shape [rows, 1, hidden], so call this where nothing but logits is wanted of the model.
 
     Args:
-        model: a sequence classifier with float32 weights, whole and on any device. Its mode stays what it is.
+        model: a sequence classifier with float32 weights, whole and on any device, not made in inference mode, which
+            knows no gradients. Whether it learns or evaluates stays what it is.
 
     Returns:
         Whether the model does so now.

@@ -157,11 +157,12 @@ def _start(folder: Path, trusted: bool, mixed_precision: Precision, threads: int
     torch.set_num_threads(threads)
     number = numbers.get()
     device = torch.device("cuda", number) if torch.cuda.is_available() else best_device()
+    model = load_weights(folder, trusted=trusted).to(device)
     contexts = ExitStack()  # never left: entered once, autocast converts the weights once
     contexts.enter_context(torch.inference_mode())
     contexts.enter_context(autocast(device, mixed_precision))
     global _loaded
-    _loaded = _Loaded(model=load_weights(folder, trusted=trusted).to(device), device=device, contexts=contexts)
+    _loaded = _Loaded(model=model, device=device, contexts=contexts)
 
 
 def _end_with_parent() -> None:
