@@ -40,7 +40,7 @@ def examine() -> Iterator[tuple[str, Finding]]:
     yield PLAN, doctor_plan.launcher(params.launch)
     yield PLAN, doctor_plan.batch(params.train, started)
     if weights is not None:
-        yield PLAN, doctor_plan.room(weights, params.train.checkpoint, store)
+        yield PLAN, doctor_plan.room(weights, params.train, store)
     yield PLAN, doctor_plan.to_classify(params.predict)
     yield PLAN, doctor_plan.upload(params.register_)
     if (absent := doctor_devices.installed()) is not None:
@@ -51,7 +51,7 @@ def examine() -> Iterator[tuple[str, Finding]]:
         yield DEVICES, finding
     yield DEVICES, doctor_devices.threads(params.launch, started, limits)
     if weights is not None and (started.use_cpu or these.kind == "cpu"):
-        yield DEVICES, doctor_plan.memory_needed(weights * started.here, limits)
+        yield DEVICES, doctor_plan.memory_needed(weights * started.here, params.train, limits)
     if (default := doctor_devices.accelerate_default(params.launch)) is not None:
         yield DEVICES, default
 

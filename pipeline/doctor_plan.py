@@ -24,7 +24,7 @@ from pipeline.findings import Finding, error, fact, gib, warning
 from pipeline.glue import find_task
 from pipeline.hub_upload import prepare
 from pipeline.model_source import from_cache, is_local, resolve
-from pipeline.params import Checkpoint, Data, Fetch, Launch, Model, Params, Predict, Register, Train
+from pipeline.params import Data, Fetch, Launch, Model, Params, Predict, Register, Train
 from pipeline.paths import DATA, FETCHED, MlflowStore, hub_endpoint, hub_offline, root, state
 from pipeline.sources_glue import task_folder
 from pipeline.sources_sample import PACKAGE as SAMPLE_PACKAGE
@@ -214,10 +214,10 @@ def _weights(file: Path) -> int:
     return sum(math.prod(tensor["shape"]) for name, tensor in head.items() if name != "__metadata__")
 
 
-def room(weights: int, checkpoint: Checkpoint, store: MlflowStore) -> Finding:
+def room(weights: int, train: Train, store: MlflowStore) -> Finding:
     """Compare what training will write with what is free: checkpoints, the model, and MLflow's copies."""
-    size = weights * BYTES_PER_WEIGHT
-    one = CHECKPOINT_COPIES * size
+    size, checkpoint = weights * BYTES_PER_WEIGHT, train.checkpoint
+    one = (CHECKPOINT_COPIES + averages(train)) * size
     here = (checkpoint.keep + 1) * one + 2 * size  # the best and one in flight at most; the model, and DVC's copy
     copies = {"none": 0, "best": 1, "last": 1, "all": checkpoint.keep + 1}[checkpoint.log_to_mlflow]
     logged = copies * one + size if store.artifact_location is not None else 0
@@ -231,9 +231,14 @@ def room(weights: int, checkpoint: Checkpoint, store: MlflowStore) -> Finding:
     return fact("training writes", value)
 
 
-def memory_needed(weights: int, limits: Limits) -> Finding:
+def averages(train: Train) -> int:
+    """Return how many averages of the weights are kept beside them."""
+    return int(train.weight_averaging is not None)
+
+
+def memory_needed(weights: int, train: Train, limits: Limits) -> Finding:
     """Compare what weights and optimiser take, on a CPU, with the memory that is free."""
-    needed = weights * BYTES_PER_WEIGHT * TRAINING_COPIES
+    needed = weights * BYTES_PER_WEIGHT * (TRAINING_COPIES + averages(train))
     free = psutil.virtual_memory().available
     free = free if limits.memory is None else min(free, limits.memory)
     value = f"{gib(needed)} for weights, gradients and optimiser, and more for each batch; {gib(free)} free"

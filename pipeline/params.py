@@ -457,6 +457,9 @@ class Train(Section):
     """Gradients are scaled down to this norm; 0 switches clipping off."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None
     """Probability of every dropout of the model while it trains; null leaves what its configuration says."""
+    weight_averaging: Annotated[float, Field(ge=0)] | None
+    """Score and keep an average of the weights over all steps, in which step t counts t to this power; null is the
+    last weights."""
     label_smoothing_factor: Annotated[float, Field(ge=0, lt=1)]
     """Share of the target that is spread evenly over all classes."""
     class_weights: Literal["balanced"] | Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)] | None

@@ -26,6 +26,7 @@ from accelerate.utils.memory import clear_device_cache
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
+from pipeline.averaging import WeightAverage, put_average
 from pipeline.batches import BatchPlan, accumulation_for, smaller_batch, step_seed
 from pipeline.checkpoint_writer import CheckpointWriter
 from pipeline.checkpoints import CheckpointStore, CurvePoint, Evaluation, Snapshot, TrainingState
@@ -271,6 +272,9 @@ class _Trainer:
         self.scheduler: LRScheduler = build_scheduler(
             self.named.optimizer, self.recipe, self.plan.total_steps, maximize=self.maximized
         )
+        self.average: WeightAverage | None = None
+        if self.recipe.weight_averaging is not None:
+            self.average = WeightAverage(self.named.optimizer, self.recipe.weight_averaging, self.plan.total_steps)
         # What is prepared computes with self.trained's own parameters, so self.trained is what is saved and loaded.
         if self.recipe.auto_find_batch_size:  # which averages gradients itself, see _gradients
             self.model = accelerator.prepare_model(self.trained, evaluation_mode=True)
@@ -300,6 +304,8 @@ class _Trainer:
             padding = f"none, texts are packed: {self.packing.in_words()}"
         parameters = list(self.job.model.parameters())
         trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+        power = recipe.weight_averaging
+        kept = [] if power is None else [("weights kept", f"their average, step t counts t^{power:g}")]
         facts(
             "train",
             [
@@ -317,6 +323,7 @@ class _Trainer:
                 ),
                 ("learning rate", schedule_in_words(recipe, plan.total_steps)),
                 ("optimiser", recipe.custom.optimizer or type(self.named.optimizer).__name__),
+                *kept,
                 ("loss", self.job.criterion.in_words(self.job.labels.names)),
                 ("best model by", f"{'highest' if self.maximized else 'lowest'} {self.job.best_by}"),
                 ("precision", accelerator.mixed_precision),
@@ -370,7 +377,10 @@ class _Trainer:
         step = self.state.best_step
         assert step is not None  # the last step is always evaluated
         path = self.job.checkpoints.path(step)
-        self.processes.share(self.processes.on_main(lambda: Snapshot.read(path))).restore_weights(self.job.model)
+        best = self.processes.share(self.processes.on_main(lambda: Snapshot.read(path)))
+        best.restore_weights(self.job.model)
+        if self.average is not None:
+            put_average(best.optimizer, self.job.model)
 
     def _step(self) -> torch.Tensor:
         """Do one optimisation step; return the gradient norm before clipping."""
@@ -386,6 +396,8 @@ class _Trainer:
         # A step that fp16's loss scaling skipped must not use up learning rate.
         if not self.accelerator.optimizer_step_was_skipped:
             advance(self.scheduler)
+            if self.average is not None:
+                self.average.update(step + 1)
         self.optimizer.zero_grad()
         self.state.step += 1
         self.state.curve_weight += weight
@@ -553,7 +565,8 @@ class _Trainer:
         paused = time.perf_counter()
         size = self.recipe.per_device_eval_batch_size
         found, remedy = f"train.per_device_eval_batch_size: {size}", "lower train.per_device_eval_batch_size"
-        with _memory("train: evaluation", found, [remedy]):
+        average = contextlib.nullcontext() if self.average is None else self.average.in_place()
+        with _memory("train: evaluation", found, [remedy]), average:
             logits = distributed_logits(
                 self.model,
                 self.job.tokens,

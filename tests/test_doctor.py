@@ -361,19 +361,32 @@ def test_models(place: Path, server: tuple[str, list[int]], monkeypatch: pytest.
 
 
 def test_room_for_what_training_writes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = SHIPPED.train.checkpoint
+    plain = SHIPPED.train.model_copy(update={"weight_averaging": None})
+    averaged = plain.model_copy(update={"weight_averaging": 3.0})
     local = MlflowStore(tracking_uri="sqlite:///mlflow.db", artifact_location="file:///here")
-    weights = GIB // 4  # 1 GiB in float32: 3 checkpoints of 3 GiB, the model twice
-    for free, where, severity in ((100, local, "ok"), (14, local, "error"), (14, store("http://elsewhere"), "ok")):
+    weights, elsewhere = GIB // 4, store("http://elsewhere")
+    # 1 GiB in float32: 3 checkpoints of 3 GiB, or of 4, the model twice; and one checkpoint and the model for MLflow.
+    for free, train, where, severity in (
+        (100, plain, local, "ok"),
+        (14, plain, local, "error"),
+        (14, plain, elsewhere, "ok"),
+        (14, averaged, elsewhere, "ok"),
+        (13, plain, elsewhere, "ok"),
+        (13, averaged, elsewhere, "error"),
+    ):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free * GIB))
-        assert doctor_plan.room(weights, checkpoint, where).severity == severity
+        assert doctor_plan.room(weights, train, where).severity == severity, (free, train.weight_averaging)
 
 
 def test_memory_for_weights_and_optimiser(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_plan.psutil, "virtual_memory", lambda: SimpleNamespace(available=8 * GIB))
-    assert doctor_plan.memory_needed(GIB // 4, NO_LIMITS).severity == "ok"
-    assert doctor_plan.memory_needed(GIB, NO_LIMITS).severity == "error"
-    assert doctor_plan.memory_needed(GIB // 4, Limits(cpus=None, memory=2 * GIB)).severity == "error"
+    plain = SHIPPED.train.model_copy(update={"weight_averaging": None})
+    averaged = plain.model_copy(update={"weight_averaging": 3.0})
+    assert doctor_plan.memory_needed(GIB // 4, plain, NO_LIMITS).severity == "ok"
+    assert doctor_plan.memory_needed(GIB, plain, NO_LIMITS).severity == "error"
+    assert doctor_plan.memory_needed(GIB // 4, plain, Limits(cpus=None, memory=2 * GIB)).severity == "error"
+    assert doctor_plan.memory_needed(GIB // 2, plain, NO_LIMITS).severity == "ok"
+    assert doctor_plan.memory_needed(GIB // 2, averaged, NO_LIMITS).severity == "error"
 
 
 def test_accelerate_config_files(place: Path) -> None:

@@ -67,6 +67,7 @@ def assert_close(one: Start, other: Start, *, tolerance: float = 1e-4) -> None:
         pytest.param({"freeze": ["bert.embeddings.*", "*.layer.0.*"]}, id="frozen"),
         pytest.param({"lora": LORA, "gradient_checkpointing": True}, id="adapters"),
         pytest.param({"layerwise_lr_decay": 0.8}, id="groups"),
+        pytest.param({"weight_averaging": 3.0}, id="averaged"),
     ],
 )
 def test_divided_weights_train_as_whole_ones(toy: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
