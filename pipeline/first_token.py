@@ -14,11 +14,20 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from pipeline.forward import same_but_for_rounding
 from pipeline.layers import find_depths
 
-# Of the largest number compared, as in `pipeline.packing`; float32's rounding stays a hundred times below.
-TOLERANCE: Final = 1e-4
 WIDTH: Final = 8  # tokens of the made-up rows
+PARTS_IN_BERT: Final = {f"attention.self.{name}" for name in ("query", "key", "value")} | {
+    "attention.output",
+    "intermediate",
+    "output",
+}
+PARTS_IN_DISTILBERT: Final = {f"attention.{name}" for name in ("q_lin", "k_lin", "v_lin", "out_lin")} | {
+    "sa_layer_norm",
+    "ffn",
+    "output_layer_norm",
+}
 
 
 def compute_first_token_alone(model: PreTrainedModel) -> bool:
@@ -68,18 +77,10 @@ def _last_layer(model: PreTrainedModel) -> torch.nn.Module | None:
 
 def _form(layer: torch.nn.Module) -> type[torch.nn.Module] | None:
     """Return how to compute a layer for its first token, None where it is built in a way that is not known here."""
-    attention = getattr(layer, "attention", None)
-    if _has(layer, "attention.self.query", "attention.output", "intermediate", "output"):
-        known = _has(attention, "self.key", "self.value") and not getattr(layer, "is_decoder", False)
-        return _AsInBert if known else None
-    if _has(layer, "attention.q_lin", "attention.out_lin", "sa_layer_norm", "ffn", "output_layer_norm"):
-        return _AsInDistilBert
-    return None
-
-
-def _has(module: torch.nn.Module | None, *names: str) -> bool:
-    present = set() if module is None else {name for name, _ in module.named_modules()}
-    return present.issuperset(names)
+    parts = {name for name, _ in layer.named_modules()}
+    if parts.issuperset(PARTS_IN_BERT) and not getattr(layer, "is_decoder", False):
+        return _AsInBert
+    return _AsInDistilBert if parts.issuperset(PARTS_IN_DISTILBERT) else None
 
 
 def _rows(model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -131,11 +132,7 @@ def _same(model: PreTrainedModel, layer: torch.nn.Module, first: torch.Tensor, l
         return False  # built like BERT to the eye only, or around another number of tokens
     finally:
         handle.remove()
-    return _close(seen[0][:, 0], first) and _close(found, logits)
-
-
-def _close(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    return float((found - expected).abs().max()) <= TOLERANCE * float(expected.abs().max())
+    return same_but_for_rounding(seen[0][:, 0], first) and same_but_for_rounding(found, logits)
 
 
 class _AsInBert(torch.nn.Module):
@@ -146,16 +143,9 @@ class _AsInBert(torch.nn.Module):
     ) -> torch.Tensor:
         """Return [rows, 1, hidden] for [rows, tokens, hidden]."""
         layer: Any = self
-        own, first = layer.attention.self, hidden_states[:, :1]
-        attended = _attend(
-            own.query(first),
-            own.key(hidden_states),
-            own.value(hidden_states),
-            attention_mask,
-            size=own.attention_head_size,
-            dropout=own.dropout,
-        )
-        attended = layer.attention.output(attended, first)
+        own = layer.attention.self
+        attended = _attend(own, (own.query, own.key, own.value), hidden_states, attention_mask)
+        attended = layer.attention.output(attended, hidden_states[:, :1])
         result: torch.Tensor = layer.output(layer.intermediate(attended), attended)
         return result
 
@@ -168,48 +158,40 @@ class _AsInDistilBert(torch.nn.Module):
     ) -> torch.Tensor:
         """Return [rows, 1, hidden] for [rows, tokens, hidden]."""
         layer: Any = self
-        own, first = layer.attention, hidden_states[:, :1]
-        attended = _attend(
-            own.q_lin(first),
-            own.k_lin(hidden_states),
-            own.v_lin(hidden_states),
-            attention_mask,
-            size=own.attention_head_size,
-            dropout=own.dropout,
-        )
-        attended = layer.sa_layer_norm(own.out_lin(attended) + first)
+        own = layer.attention
+        attended = _attend(own, (own.q_lin, own.k_lin, own.v_lin), hidden_states, attention_mask)
+        attended = layer.sa_layer_norm(own.out_lin(attended) + hidden_states[:, :1])
         result: torch.Tensor = layer.output_layer_norm(layer.ffn(attended) + attended)
         return result
 
 
 def _attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    own: Any,
+    projections: tuple[torch.nn.Module, torch.nn.Module, torch.nn.Module],
+    hidden_states: torch.Tensor,
     mask: torch.Tensor | None,
-    *,
-    size: int,
-    dropout: torch.nn.Dropout,
 ) -> torch.Tensor:
-    """Attend from one token of each row to all of its tokens.
+    """Attend from the first token of each row to all of its tokens.
 
     Args:
-        query: [rows, 1, heads x size].
-        key: [rows, tokens, heads x size]; so is value.
-        value: see key.
+        own: transformers' module for attention: the size of a head, and the dropout of its weights, are taken from it.
+        projections: to queries, keys and values.
+        hidden_states: [rows, tokens, hidden].
         mask: in any form that transformers makes for the kinds of attention: [rows, tokens], 1 is a token;
             [rows, 1, 1 or tokens, tokens], True is seen; the same in floating point, added to the scores; None is all.
-        size: of a head.
-        dropout: of the weights.
 
     Returns:
-        [rows, 1, heads x size].
+        [rows, 1, hidden].
     """
-    one, keys, values = (part.view(*part.shape[:2], -1, size).transpose(1, 2) for part in (query, key, value))
+    size: int = own.attention_head_size
+    to_query, to_key, to_value = projections
+    parts = (to_query(hidden_states[:, :1]), to_key(hidden_states), to_value(hidden_states))
+    one, keys, values = (part.view(*part.shape[:2], -1, size).transpose(1, 2) for part in parts)
     scores = one @ keys.transpose(-1, -2) * size**-0.5
     if mask is not None:
         mask = mask[:, None, None, :].bool() if mask.dim() == 2 else mask[:, :, :1]
         hidden = torch.finfo(scores.dtype).min
         scores = scores.masked_fill(~mask, hidden) if mask.dtype == torch.bool else scores + mask
-    weights: torch.Tensor = dropout(functional.softmax(scores, dim=-1))
-    return (weights @ values).transpose(1, 2).flatten(2)
+    weights = own.dropout(functional.softmax(scores, dim=-1))
+    attended: torch.Tensor = (weights @ values).transpose(1, 2).flatten(2)
+    return attended

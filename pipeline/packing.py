@@ -27,7 +27,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.utils.generic import ModelOutput
 
 from pipeline.errors import SeqtrackError
-from pipeline.forward import to_device
+from pipeline.forward import same_but_for_rounding, to_device
 from pipeline.modeling import quiet_transformers
 from pipeline.params import Train
 from pipeline.sharding import is_sharded
@@ -37,8 +37,6 @@ WHERE: Final = "params.yaml: train.packing"
 OFF: Final = "set train.packing to false"
 VARLEN: Final = "seqtrack_varlen"  # our attention's name among transformers' own
 CHECKED_ROWS: Final = 6
-# Of the largest number compared. Float32's rounding stays a hundred times below, a text seen by another lies far above.
-TOLERANCE: Final = 1e-4
 HALF: Final = (torch.bfloat16, torch.float16)
 
 
@@ -211,9 +209,8 @@ class Packing:
         finally:
             self._model.train(learning)
         for name, expected in padded.items():
-            error_size = float((packed[name] - expected).abs().max())
-            # Written so that a NaN is refused.
-            if not error_size <= TOLERANCE * float(expected.abs().max()):
+            if not same_but_for_rounding(packed[name], expected):
+                error_size = float((packed[name] - expected).abs().max())
                 raise self._refused(f"its {name} differ by up to {error_size:.1e} from those of padded rows")
 
     def _outputs(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
