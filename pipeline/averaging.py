@@ -12,6 +12,7 @@ from typing import Final
 
 import torch
 
+from pipeline.optimization import parameters_of
 from pipeline.sharding import local
 
 SLOT: Final = "weight_average"  # in the optimiser's state of a parameter, and so in checkpoints
@@ -48,26 +49,19 @@ class WeightAverage:
         """
         if step % self._apart:
             return
-        counted = step // self._apart
-        averages, weights = [], []
-        for parameter in self._parameters():
-            state = self._optimizer.state[parameter]
-            if SLOT not in state:
-                if parameter.grad is None:
-                    continue
-                state[SLOT] = parameter.detach().clone()
-            averages.append(local(state[SLOT]))
-            weights.append(local(parameter.detach()))
+        for parameter in parameters_of(self._optimizer):
+            if parameter.grad is not None and SLOT not in self._optimizer.state[parameter]:
+                self._optimizer.state[parameter][SLOT] = parameter.detach().clone()
+        averages, weights = self._held()
         if averages:
+            counted = step // self._apart
             torch._foreach_lerp_(averages, weights, (self._power + 1) / (counted + self._power))
 
     @contextmanager
     @torch.no_grad()
     def in_place(self) -> Iterator[None]:
         """While this is entered, the model's weights are the average."""
-        averaged = [parameter for parameter in self._parameters() if SLOT in self._optimizer.state.get(parameter, {})]
-        averages = [local(self._optimizer.state[parameter][SLOT]) for parameter in averaged]
-        weights = [local(parameter.detach()) for parameter in averaged]
+        averages, weights = self._held()
         kept = [weight.clone() for weight in weights]
         if weights:
             torch._foreach_copy_(weights, averages)
@@ -77,9 +71,11 @@ class WeightAverage:
             if weights:
                 torch._foreach_copy_(weights, kept)
 
-    def _parameters(self) -> Iterator[torch.Tensor]:
-        for group in self._optimizer.param_groups:
-            yield from group["params"]
+    def _held(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Return what this process has of the averages, and of the weights that they are of."""
+        states = [(parameter, self._optimizer.state.get(parameter, {})) for parameter in parameters_of(self._optimizer)]
+        held = [(state[SLOT], parameter.detach()) for parameter, state in states if SLOT in state]
+        return [local(average) for average, _ in held], [local(weight) for _, weight in held]
 
 
 @torch.no_grad()

@@ -297,7 +297,9 @@ def optimizer_tensors(named: NamedOptimizer) -> dict[str, torch.Tensor]:
         SeqtrackError: the optimiser keeps something else, or divides among processes what it cannot divide again.
     """
     tensors: dict[str, torch.Tensor] = {}
-    shapes = {name: parameter.shape for name, parameter in zip(named.names, _parameters(named), strict=True)}
+    shapes = {
+        name: parameter.shape for name, parameter in zip(named.names, parameters_of(named.optimizer), strict=True)
+    }
     for name, slot, value in _slots(named):
         if isinstance(value, torch.Tensor):
             if is_divided(value) and value.shape != shapes[name]:  # nobody would know how to divide it again
@@ -331,7 +333,7 @@ def load_optimizer_tensors(named: NamedOptimizer, tensors: dict[str, torch.Tenso
         KeyError: a tensor belongs to a parameter that this optimiser does not have.
     """
     index = {name: position for position, name in enumerate(named.names)}
-    parameters = dict(zip(named.names, _parameters(named), strict=True))
+    parameters = dict(zip(named.names, parameters_of(named.optimizer), strict=True))
     state: dict[int, dict[str, Any]] = {}
     groups = named.optimizer.state_dict()["param_groups"]
     for key, tensor in tensors.items():
@@ -347,8 +349,9 @@ def load_optimizer_tensors(named: NamedOptimizer, tensors: dict[str, torch.Tenso
 KINDS = {"int": torch.int64, "float": torch.float64}
 
 
-def _parameters(named: NamedOptimizer) -> Iterator[torch.Tensor]:
-    for group in named.optimizer.param_groups:
+def parameters_of(optimizer: torch.optim.Optimizer) -> Iterator[torch.Tensor]:
+    """Yield what an optimiser steps, first group first."""
+    for group in optimizer.param_groups:
         yield from group["params"]
 
 
