@@ -21,7 +21,6 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from pipeline.allocator import keep_freed_memory
 from pipeline.callbacks import own_callbacks
 from pipeline.checkpoints import CheckpointStore, TrainingState
 from pipeline.compile_choice import choose_backend
@@ -89,7 +88,6 @@ def fine_tune(
             refuses a checkpoint.
     """
     started = time.perf_counter()
-    keep_freed_memory()
     accelerator = _accelerator()
     check_sharding(accelerator, train)
     check_packing(accelerator, train)

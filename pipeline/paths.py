@@ -125,6 +125,14 @@ def become_launcher(folder: Path, *, use_cpu: bool) -> None:
         os.environ["ACCELERATE_USE_CPU"] = "true"
 
 
+def ask_for_large_pages() -> None:
+    """Have PyTorch lay large tensors in large pages, in this process and those it starts, unless the user decided.
+
+    PyTorch looks at this when it makes its first tensor.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
 def failures() -> Path | None:
     """Return the folder in which the launcher of this process looks for failures, None without our launcher."""
     folder = os.environ.get("SEQTRACK_FAILURES")

@@ -7,6 +7,7 @@ Writes: data/model/ (weights, config, tokenizer, labels, manifest), data/reports
         checkpoints under .seqtrack/checkpoints/<run_key>, the run in MLflow
 """
 
+from pipeline.allocator import keep_freed_memory
 from pipeline.params import Params
 from pipeline.ranks import settle, told_once
 from pipeline.signals import StopSignals
@@ -18,6 +19,7 @@ LOGGED = ("fetch", "data", "validate", "split", "tokenize", "model", "train", "l
 
 def train(params: Params) -> None:
     """Run the stage."""
+    keep_freed_memory()
     from pipeline.fine_tuning import fine_tune  # late: its libraries may have something to say while they load
 
     with told_once(), StopSignals(at_once=True):  # while the loop runs, it handles signals itself
