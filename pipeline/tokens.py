@@ -187,6 +187,17 @@ class TokenStore:
         positions: npt.NDArray[np.int64] = found.to_numpy(zero_copy_only=False).astype(np.int64)
         return positions
 
+    def distinct_ids(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the ids of all tokens that rows have, and that of padding, int64, ascending, without repeats."""
+        wanted = np.zeros(len(self.lengths), np.bool_)
+        wanted[positions] = True
+        found = {self.padding.pad_token_id}
+        for shard, start, end in zip(self._shards, self._starts[:-1], self._starts[1:], strict=True):
+            ids = shard.input_ids[shard.offsets[0] : shard.offsets[-1]]
+            counts = np.bincount(ids[np.repeat(wanted[start:end], self.lengths[start:end])])
+            found.update(np.flatnonzero(counts).tolist())
+        return np.array(sorted(found), np.int64)
+
     def batch(self, positions: npt.NDArray[np.int64], *, pad_to_multiple_of: int = 8) -> dict[str, torch.Tensor]:
         """Return padded model inputs for rows, in the order given: see `Padding.batch`."""
         ids, types = [], []

@@ -58,6 +58,7 @@ from pipeline.sharding import is_sharded, set_up_sharding, whole
 from pipeline.signals import StopSignals
 from pipeline.targets import Targets
 from pipeline.tokens import TokenStore
+from pipeline.word_table import WordTable, cut_word_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,11 +258,14 @@ class _Trainer:
         self.plan = plan_of(job.tokens.lengths[job.train.positions], job.recipe, accelerator.num_processes)
         self.main = accelerator.is_main_process
         self.sharded = is_sharded(accelerator)
-        # What is trained: job.model itself, but for divided weights, when it stays whole in host memory for the export.
-        self.trained = copy.deepcopy(job.model) if self.sharded else job.model.to(accelerator.device)
-        self.packing = Packing.of(self.trained, job.tokens, job.train.positions) if self.recipe.packing else None
+        if not self.sharded:
+            job.model.to(accelerator.device)
+        self.packing = Packing.of(job.model, job.tokens, job.train.positions) if self.recipe.packing else None
         if self.packing is None:  # in whose one row a text's first token is anywhere
-            compute_first_token_alone(self.trained)
+            compute_first_token_alone(job.model)
+        self.words = self._cut_word_table()
+        # What is trained: job.model itself, but for divided weights, when it stays whole in host memory for the export.
+        self.trained = copy.deepcopy(job.model) if self.sharded else job.model
         self.criterion = job.criterion.to(accelerator.device)
         self.named: NamedOptimizer = build_optimizer(
             self.trained, self.recipe, loss_scaling=accelerator.scaler is not None
@@ -294,6 +298,13 @@ class _Trainer:
         self.pending: list[torch.Tensor] = []
         self.learning_rate = 0.0  # of the last step; the scheduler is already at the next
 
+    def _cut_word_table(self) -> WordTable | None:
+        job = self.job
+        if job.recipe.custom.optimizer is not None:
+            return None  # it may look at more of a table than the vector at hand, as Adafactor does
+        met = np.concatenate([job.train.positions, job.validation.positions])
+        return cut_word_table(job.model, job.tokens.distinct_ids(met), job.tokens.batch(met[:2]))
+
     def announce(self) -> None:
         """Say what is about to happen."""
         if not self.main:
@@ -304,6 +315,7 @@ class _Trainer:
             padding = f"none, texts are packed: {self.packing.in_words()}"
         parameters = list(self.job.model.parameters())
         trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+        words = [] if self.words is None else [("word vectors", self.words.in_words())]
         power = recipe.weight_averaging
         kept = [] if power is None else [("weights kept", f"their average, step t counts t^{power:g}")]
         facts(
@@ -323,6 +335,7 @@ class _Trainer:
                 ),
                 ("learning rate", schedule_in_words(recipe, plan.total_steps)),
                 ("optimiser", recipe.custom.optimizer or type(self.named.optimizer).__name__),
+                *words,
                 *kept,
                 ("loss", self.job.criterion.in_words(self.job.labels.names)),
                 ("best model by", f"{'highest' if self.maximized else 'lowest'} {self.job.best_by}"),
@@ -381,6 +394,8 @@ class _Trainer:
         best.restore_weights(self.job.model)
         if self.average is not None:
             put_average(best.optimizer, self.job.model)
+        if self.words is not None:
+            self.words.restore(self.job.model)
 
     def _step(self) -> torch.Tensor:
         """Do one optimisation step; return the gradient norm before clipping."""

@@ -29,6 +29,14 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def wide_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One with more words than its texts have, whose table of word vectors is cut."""
+    folder = tmp_path_factory.mktemp("wide")
+    make_toy(folder, spare_words=30)
+    return folder
+
+
 def start(toy: Path, folder: Path, *, divided: bool = True, **more: Any) -> Start:
     more.setdefault("world_size", 2)
     return Start(toy=toy, folder=folder, fsdp2=divided, changes=RECIPE | more.pop("changes", {}), **more)
@@ -82,6 +90,20 @@ def test_divided_weights_train_as_whole_ones(toy: Path, tmp_path: Path, changes:
         assert {key: (t.shape, t.dtype) for key, t in one.items()} == {
             key: (t.shape, t.dtype) for key, t in other.items()
         }
+
+
+@pytest.mark.parametrize(("divided", "size"), [(True, 2), (False, 2)])
+def test_a_cut_table_of_word_vectors_is_put_together_again(
+    wide_toy: Path, tmp_path: Path, divided: bool, size: int
+) -> None:
+    changes = {"weight_averaging": 3.0, "weight_decay": 0.5}
+    many = start(wide_toy, tmp_path / "many", divided=divided, world_size=size, changes=changes, dropout=False)
+    assert_close(many, start(wide_toy, tmp_path / "one", divided=False, world_size=1, changes=changes, dropout=False))
+    name = "bert.embeddings.word_embeddings.weight"
+    (saved, *_) = sorted((tmp_path / "many").glob("checkpoints/step-*/model.safetensors"))
+    assert len(weights(many)[name]) == 49
+    assert len(load_file(saved)[name]) == 18
+    assert torch.equal(weights(many)[name], weights(many, 1)[name])
 
 
 def test_all_processes_have_the_best_weights_whole(toy: Path, tmp_path: Path) -> None:

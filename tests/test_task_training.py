@@ -20,6 +20,7 @@ from pipeline.params import Train
 from pipeline.probabilities import sigmoid
 from pipeline.scaling import Scale
 from pipeline.training import Job, LabelledRows, fit
+from pipeline.word_table import cut_word_table
 from tests.toy import (
     FILLER,
     WORDS,
@@ -102,7 +103,11 @@ def test_steps_equal_plain_pytorch_over_the_whole_batch(
     state = fit(job, accelerator(), [])
     reported = [loss * job.scale.std**2 for loss in losses]
     assert [point.loss for point in state.curve] == pytest.approx(reported, rel=1e-9)
+    rows = np.concatenate([job.train.positions, job.validation.positions])
+    words = cut_word_table(job.model, toy.tokens.distinct_ids(rows), toy.tokens.batch(rows[:2]))
+    assert words is not None  # as in the checkpoint
     Snapshot.read(job.checkpoints.path(state.step)).restore_weights(job.model)
+    words.restore(job.model)
     for found, wanted in zip(job.model.parameters(), expected.parameters(), strict=True):
         assert torch.allclose(found, wanted, rtol=0, atol=1e-9)
 

@@ -63,6 +63,19 @@ def test_bytes_do_not_depend_on_how_rows_arrive(tmp_path_factory: pytest.TempPat
     assert list(whole) == [f"tokens-{index:05d}.arrow" for index in range(5)]
 
 
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(positions=st.lists(st.integers(0, ROWS - 1)))
+def test_distinct_ids_are_those_of_the_rows_asked_for(
+    tmp_path_factory: pytest.TempPathFactory, positions: list[int]
+) -> None:
+    folder = tmp_path_factory.mktemp("tokens")
+    write(folder, [])
+    _, encoded = rows(ROWS)
+    found = opened(folder).distinct_ids(np.array(positions, np.int64))
+    assert found.tolist() == sorted({PADDING.pad_token_id}.union(*(encoded.input_ids[row] for row in positions)))
+    assert found.dtype == np.int64
+
+
 @pytest.mark.parametrize("count", [0, 1, 5, 6, 10, ROWS])
 @pytest.mark.parametrize("token_types", [False, True])
 def test_what_was_written_is_read(tmp_path: Path, count: int, token_types: bool) -> None:

@@ -91,8 +91,13 @@ class Toy:
         )
 
 
-def make_toy(folder: Path, *, train: int = 21, validation: int = 11, texts: Sequence[str] = ()) -> Toy:
-    """Make the task in an empty folder, or open it where an equal call made it; `texts` are of the classes in turn."""
+def make_toy(
+    folder: Path, *, train: int = 21, validation: int = 11, texts: Sequence[str] = (), spare_words: int = 0
+) -> Toy:
+    """Make the task in an empty folder, or open it where it was made.
+
+    `texts` are of the classes in turn; as many words as `spare_words` says are known to the encoder and in no text.
+    """
     generator = np.random.default_rng(5)
     labels = np.arange(train + validation) % len(WORDS)
     texts = texts or [
@@ -101,7 +106,8 @@ def make_toy(folder: Path, *, train: int = 21, validation: int = 11, texts: Sequ
     ]
     made = folder.exists() and any(folder.iterdir())
     if not made:
-        save_tiny_encoder(folder / "encoder", [*(word for group in (*WORDS, FILLER) for word in group), *texts])
+        spare = [f"spare{number}" for number in range(spare_words)]
+        save_tiny_encoder(folder / "encoder", [*(word for group in (*WORDS, FILLER) for word in group), *texts, *spare])
     encoder = Encoder.load(folder / "encoder", 16)
     if not made:
         (folder / "tokens").mkdir()
