@@ -89,7 +89,7 @@ format: $(STAMP) ## Fix style
 docs: $(STAMP) ## Build the docs' site: open site/index.html
 	mkdocs build
 
-bench: $(STAMP) ## Measure speed and memory in half an hour; tables go into docs/benchmarks.md
+bench: $(STAMP) ## Measure speed and memory in three quarters of an hour; tables go into docs/benchmarks.md
 	@python -m benchmarks
 
 ui: $(STAMP) ## Compare runs in the browser

@@ -23,9 +23,11 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 
+from benchmarks.jobs import make_job
 from benchmarks.machine import describe
+from pipeline.params import load_params
+from pipeline.training import Job
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("torch", "transformers", "accelerate", "mlflow")
@@ -102,7 +104,7 @@ def train_bare(options: Options, epochs: float, turn: int) -> float:
     from pipeline.optimization import build_optimizer, build_scheduler
     from pipeline.training import plan_of
 
-    job, accelerator = make_job(options, epochs, Path("bare") / str(turn))
+    job, accelerator = job_of(options, epochs, Path("bare") / str(turn))
     started = time.perf_counter()
     recipe, plan = job.recipe, plan_of(job.tokens.lengths[job.train.positions], job.recipe, 1)
     named = build_optimizer(job.model, recipe, loss_scaling=False)
@@ -131,7 +133,7 @@ def train_whole(options: Options, epochs: float, turn: int) -> float:
     from pipeline.tracking import tracked_run
     from pipeline.training import fit
 
-    job, accelerator = make_job(options, epochs, Path("checkpoints") / str(turn))
+    job, accelerator = job_of(options, epochs, Path("checkpoints") / str(turn))
     with tracked_run(f"{turn:064x}", "overhead") as run:  # as train does, before its clock starts
         started = time.perf_counter()
         fit(
@@ -142,39 +144,9 @@ def train_whole(options: Options, epochs: float, turn: int) -> float:
         return time.perf_counter() - started
 
 
-def make_job(options: Options, epochs: float, checkpoints: Path):  # type: ignore[no-untyped-def]  # noqa: ANN201
-    """Return a fresh job on the sample and an accelerator for it."""
-    from pipeline.checkpoints import CheckpointStore
-    from pipeline.fine_tuning import labelled
-    from pipeline.labels import LabelSet
-    from pipeline.model_source import resolve
-    from pipeline.modeling import load_classifier
-    from pipeline.optimization import settled
-    from pipeline.params import load_params
-    from pipeline.paths import LABELS, ROWS, TOKENIZED
-    from pipeline.rows import read_rows
-    from pipeline.tokens import TokenStore
-    from pipeline.training import Job
-
-    params = load_params()
-    checkpoint = params.train.checkpoint.model_copy(update={"every": options.every})
-    recipe = params.train.model_copy(update={"num_train_epochs": epochs, "checkpoint": checkpoint})
-    labels, tokens, rows = LabelSet.read(LABELS), TokenStore.open(TOKENIZED), read_rows(ROWS, ["row_id", "label"])
-    AcceleratorState._reset_state(reset_partial_state=True)
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=options.precision)
-    source = resolve(params.model, weights=True)
-    model = load_classifier(source, labels, seed=recipe.seed, trust_remote_code=False)
-    recipe = settled(recipe, model, pretrained=params.model.from_scratch is None)
-    job = Job(
-        model=model,
-        tokens=tokens,
-        train=labelled(rows, tokens, labels, "train"),
-        validation=labelled(rows, tokens, labels, "validation"),
-        labels=labels,
-        recipe=recipe,
-        checkpoints=CheckpointStore(checkpoints, keep=recipe.checkpoint.keep),
-    )
-    return job, accelerator
+def job_of(options: Options, epochs: float, checkpoints: Path) -> tuple[Job, Accelerator]:
+    checkpoint = load_params().train.checkpoint.model_copy(update={"every": options.every})
+    return make_job(checkpoints, options.precision, num_train_epochs=epochs, checkpoint=checkpoint)
 
 
 if __name__ == "__main__":
