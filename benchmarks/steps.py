@@ -1,8 +1,8 @@
 """What single means save of a training step: with all of them, and with each left out in turn.
 
-Steps of a training with params.yaml's defaults on MRPC where SEQTRACK_DATA has it, else on the bundled sample: their
-median seconds, and the largest memory. Each side runs in a process of its own, in turn. A second pair of sides has the
-encoder with as many word vectors as a multilingual one has, made up by repeating its own.
+The same steps of a training with params.yaml's defaults, on MRPC where SEQTRACK_DATA has it, else on the bundled
+sample: their median seconds, and the largest memory. Each side runs in a process of its own, in turn. A second pair of
+sides has the encoder with as many word vectors as a multilingual one has, made up by repeating its own.
 
     python -m benchmarks.steps
     python -m benchmarks.steps --steps 20 --rounds 1 --only all,whole-table
@@ -34,7 +34,6 @@ SIDES = {
     "whole-table": ("with the whole table of word vectors", "all"),
     "whole-layer": ("with the last layer for all tokens", "all"),
     "small-pages": ("without large pages", "all"),
-    "random": ("with batches of any lengths", "all"),
     "wide": (f"as shipped, {MULTILINGUAL:,} word vectors", "wide"),
     "wide-whole-table": (f"with the whole table of {MULTILINGUAL:,}", "wide"),
 }
@@ -102,8 +101,7 @@ def measure(side: str, steps: int) -> Result:
     from pipeline.launching import fair_threads
 
     torch.set_num_threads(fair_threads(1))
-    sampling = {"train_sampling_strategy": "random"} if side == "random" else {}
-    job, accelerator = make_job(Path("unused"), "bf16", **sampling)
+    job, accelerator = make_job(Path("unused"), "bf16")
     if side.endswith("whole-table"):
         training.cut_word_table = lambda *_: None  # type: ignore[assignment]
     if side == "whole-layer":
