@@ -41,7 +41,8 @@ class CutTable(torch.nn.Embedding):
         places[used] = torch.arange(len(used), device=used.device)
         # Not saved: it follows from the rows that are trained on, as the whole table does.
         self.register_buffer("places", places, persistent=False)
-        if table.padding_idx in used:  # not so where the tokenizer pads with another token
+        # A table may know of no padding, or of another than the tokenizer's.
+        if table.padding_idx is not None and table.padding_idx in used:
             self.padding_idx = int(places[table.padding_idx])
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:

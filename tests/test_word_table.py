@@ -94,6 +94,20 @@ def test_any_tokens(used: set[int], architecture: str, seed: int) -> None:
     assert cut.get_input_embeddings().padding_idx == whole.get_input_embeddings().padding_idx
 
 
+@pytest.mark.parametrize("padding_idx", [None, 4])
+def test_a_table_that_knows_no_padding_or_another(padding_idx: int | None) -> None:
+    whole = model_of(ARCHITECTURES["bert"], "eager")
+    whole.get_input_embeddings().padding_idx = padding_idx
+    cut, batch = copy.deepcopy(whole), texts_of(USED[1:])
+    table = cut_word_table(cut, USED, batch)
+    assert table is not None
+    name = "bert.embeddings.word_embeddings.weight"
+    found, expected = gradients(cut, batch)[name][:-1], gradients(whole, batch)[name][USED]
+    assert torch.equal(found, expected)
+    table.restore(cut)
+    assert cut.get_input_embeddings().padding_idx == padding_idx
+
+
 def test_a_token_that_was_left_out_is_an_error() -> None:
     _, cut, _ = pair_of("bert")
     with pytest.raises(IndexError):
