@@ -1,9 +1,9 @@
 """Memory that a training step frees stays with the process, for the next step, and large pieces lie in large pages.
 
 Promises: nothing but speed and memory change. With glibc alone, whose default is to hand large pieces back to the
-system, which then has to fill them with zeros anew: up to a fifth of a step on a CPU. Large pages need Linux: tensors
-from 2 MiB on are aligned to them, which spares the processor look-ups, and lets a piece that was freed fit the next
-tensor of its size; without that the heap goes to pieces, and memory grows with each of a hundred steps or more.
+system, which then has to fill them with zeros anew: up to a fifth of a step on a CPU. Large pages need Linux, which
+gives them on request: PyTorch aligns tensors from 2 MiB on to pages and asks, which spares the processor look-ups. It
+was also seen to keep the heap in one piece, where memory grew with each of the first hundred steps without.
 """
 
 from __future__ import annotations
