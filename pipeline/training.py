@@ -303,7 +303,7 @@ class _Trainer:
         if job.recipe.custom.optimizer is not None:
             return None  # it may look at more of a table than the vector at hand, as Adafactor does
         met = np.concatenate([job.train.positions, job.validation.positions])
-        return cut_word_table(job.model, job.tokens.distinct_ids(met), job.tokens.batch(met[:2]))
+        return cut_word_table(job.model, lambda: job.tokens.distinct_ids(met), job.tokens.batch(met[:2]))
 
     def announce(self) -> None:
         """Say what is about to happen."""

@@ -8,6 +8,7 @@ others stay as they are. Of a multilingual encoder most weights are in this tabl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -88,14 +89,14 @@ class WordTable:
 
 
 def cut_word_table(
-    model: PreTrainedModel, used: npt.NDArray[np.int64], rows: dict[str, torch.Tensor]
+    model: PreTrainedModel, find_used: Callable[[], npt.NDArray[np.int64]], rows: dict[str, torch.Tensor]
 ) -> WordTable | None:
     """Cut a model's table of word vectors to some tokens, if it learns and that leaves out enough.
 
     Args:
         model: a sequence classifier, whole and on any device. Whether it learns or evaluates stays what it is.
-        used: ids of all tokens that it will meet, int64 [used], ascending, without repeats; that with
-            which rows are padded included.
+        find_used: returns the ids of all tokens that it will meet, int64 [used], ascending, without repeats; that with
+            which rows are padded included. Asked only where the table could be cut: it may look through all rows.
         rows: inputs of some of them, on the CPU, for a comparison of outputs.
 
     Returns:
@@ -104,14 +105,17 @@ def cut_word_table(
     if not type(model).__module__.startswith("transformers."):
         return None  # code of other hands may use the table in ways of its own
     found = _table(model)
-    if found is None or len(used) >= WORTHWHILE * found[1].num_embeddings:
+    if found is None:
         return None
     name, table = found
+    used = find_used()
+    if len(used) >= WORTHWHILE * table.num_embeddings:
+        return None
     ids = torch.from_numpy(used).to(table.weight.device)
     learning = model.training
     model.train(False)
     before = _logits(model, rows)
-    model.set_submodule(name, CutTable(table, ids).train(False))
+    model.set_submodule(name, CutTable(table, ids))
     same = same_but_for_rounding(_logits(model, rows), before)
     if not same:
         model.set_submodule(name, table)

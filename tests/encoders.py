@@ -88,3 +88,13 @@ def batch_of(lengths: Sequence[int], seed: int = 0, *, pairs: bool = False) -> B
     ids = [generator.integers(2, VOCABULARY, size=length) for length in lengths]
     types = [np.arange(length) >= length / 2 for length in lengths] if pairs else None
     return PADDING.batch(ids, types)
+
+
+def gradients(model: PreTrainedModel, batch: Batch) -> dict[str, torch.Tensor]:
+    """Of a loss that weighs each logit differently, by parameter."""
+    logits = model(**batch).logits
+    (logits * torch.arange(1, logits.numel() + 1).view_as(logits)).sum().backward()
+    return {
+        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        for name, parameter in model.named_parameters()
+    }

@@ -25,7 +25,7 @@ from transformers import (
 from pipeline.first_token import compute_first_token_alone
 from pipeline.inference import load_weights
 from pipeline.training import fit
-from tests.encoders import ARCHITECTURES, POSITIONS, SIZES, Batch, batch_of, model_of
+from tests.encoders import ARCHITECTURES, POSITIONS, SIZES, batch_of, gradients, model_of
 from tests.toy import accelerator, make_toy, recipe
 
 KNOWN = ("bert", "roberta", "xlm-roberta", "camembert", "electra", "distilbert")
@@ -49,14 +49,6 @@ def pair_of(config: PreTrainedConfig, way: str) -> tuple[PreTrainedModel, PreTra
     fast = copy.deepcopy(plain)
     assert compute_first_token_alone(fast)
     return plain, fast
-
-
-def gradients(model: PreTrainedModel, batch: Batch) -> dict[str, torch.Tensor]:
-    """Of a loss that weighs each logit differently, by parameter."""
-    logits = model(**batch).logits
-    (logits * torch.arange(1, logits.numel() + 1).view_as(logits)).sum().backward()
-    found = {name: parameter.grad for name, parameter in model.named_parameters()}
-    return {name: torch.zeros(()) if gradient is None else gradient for name, gradient in found.items()}
 
 
 def computed_tokens(model: PreTrainedModel) -> int:

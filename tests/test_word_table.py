@@ -20,7 +20,7 @@ from pipeline.checkpoints import TrainingState
 from pipeline.fine_tuning import freeze
 from pipeline.training import Job, fit
 from pipeline.word_table import CutTable, WordTable, cut_word_table
-from tests.encoders import ARCHITECTURES, PADDING, VOCABULARY, Batch, model_of
+from tests.encoders import ARCHITECTURES, PADDING, VOCABULARY, Batch, gradients, model_of
 from tests.toy import Interruption, Recorder, Toy, accelerator, equal_weights, make_toy, recipe
 
 TABLE = "bert.embeddings.word_embeddings.weight"
@@ -42,19 +42,9 @@ def pair_of(architecture: str, used: Sequence[int] = tuple(USED)) -> tuple[PreTr
     """A whole model and its equal with a cut table."""
     whole = model_of(ARCHITECTURES[architecture], "eager")
     cut = copy.deepcopy(whole)
-    table = cut_word_table(cut, np.array(used), texts_of(used[1:]))
+    table = cut_word_table(cut, lambda: np.array(used), texts_of(used[1:]))
     assert table is not None
     return whole, cut, table
-
-
-def gradients(model: PreTrainedModel, batch: Batch) -> dict[str, torch.Tensor]:
-    """Of a loss that weighs each logit differently, by parameter."""
-    logits = model(**batch).logits
-    (logits * torch.arange(1, logits.numel() + 1).view_as(logits)).sum().backward()
-    return {
-        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        for name, parameter in model.named_parameters()
-    }
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -99,7 +89,7 @@ def test_a_table_that_knows_no_padding_or_another(padding_idx: int | None) -> No
     whole = model_of(ARCHITECTURES["bert"], "eager")
     whole.get_input_embeddings().padding_idx = padding_idx
     cut, batch = copy.deepcopy(whole), texts_of(USED[1:])
-    table = cut_word_table(cut, USED, batch)
+    table = cut_word_table(cut, lambda: USED, batch)
     assert table is not None
     name = "bert.embeddings.word_embeddings.weight"
     found, expected = gradients(cut, batch)[name][:-1], gradients(whole, batch)[name][USED]
@@ -140,7 +130,7 @@ def left_alone() -> Iterator[Any]:
 @pytest.mark.parametrize("model", left_alone())
 def test_other_tables_stay_as_they_are(model: PreTrainedModel) -> None:
     before = model.state_dict()
-    assert cut_word_table(model, USED, texts_of(USED[1:])) is None
+    assert cut_word_table(model, lambda: pytest.fail("looked through all rows"), texts_of(USED[1:])) is None
     assert {name: tensor.data_ptr() for name, tensor in model.state_dict().items()} == {
         name: tensor.data_ptr() for name, tensor in before.items()
     }
@@ -148,8 +138,8 @@ def test_other_tables_stay_as_they_are(model: PreTrainedModel) -> None:
 
 def test_a_table_that_is_mostly_in_use_stays() -> None:
     model = model_of(ARCHITECTURES["bert"], "eager")
-    assert cut_word_table(model, np.arange(50), texts_of(USED[1:])) is None
-    assert cut_word_table(model, np.arange(46), texts_of([2, 3])) is not None
+    assert cut_word_table(model, lambda: np.arange(50), texts_of(USED[1:])) is None
+    assert cut_word_table(model, lambda: np.arange(46), texts_of([2, 3])) is not None
 
 
 def test_a_model_whose_outputs_change_gets_its_table_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +147,7 @@ def test_a_model_whose_outputs_change_gets_its_table_back(monkeypatch: pytest.Mo
     table = model.get_input_embeddings()
     lookup = CutTable.forward
     monkeypatch.setattr(CutTable, "forward", lambda self, ids: 2 * lookup(self, ids))
-    assert cut_word_table(model, USED, texts_of(USED[1:])) is None
+    assert cut_word_table(model, lambda: USED, texts_of(USED[1:])) is None
     assert model.get_input_embeddings() is table
     assert model.training
     assert table.training
