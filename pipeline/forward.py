@@ -79,11 +79,29 @@ def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> dict[s
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Return the context in which a model with float32 weights computes in a precision.
-
-    To be entered once around many batches: the weights are converted in the first one.
-    """
+    """Return the context in which a model with float32 weights computes in a precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def store_as_multiplied(model: torch.nn.Module) -> None:
+    """Convert the weights that `autocast` multiplies in bfloat16, in place, so that it need not do so in every batch.
+
+    Autocast remembers what it converted only where gradients can be asked for, and inference mode excludes that. Within
+    `autocast(device, "bf16")` outputs stay equal to the bit; outside it the model no longer computes. Models with code
+    that is not transformers' stay as they are: it may read these weights in another way.
+
+    Args:
+        model: with float32 weights, for inference alone.
+    """
+    if not type(model).__module__.startswith("transformers."):
+        return
+    plain = [module for module in model.modules() if type(module).forward is torch.nn.Linear.forward]
+    others = (module for module in model.modules() if type(module).forward is not torch.nn.Linear.forward)
+    shared = {id(weights) for module in others for weights in module.parameters(recurse=False)}
+    for module in plain:
+        for weights in module.parameters(recurse=False):
+            if id(weights) not in shared:
+                weights.data = weights.data.bfloat16()
 
 
 def same_but_for_rounding(found: torch.Tensor, expected: torch.Tensor) -> bool:

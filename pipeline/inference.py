@@ -24,7 +24,15 @@ from pipeline.decisions import Decisions, decide, read_thresholds
 from pipeline.encoding import Encoder
 from pipeline.errors import SeqtrackError
 from pipeline.first_token import compute_first_token_alone
-from pipeline.forward import autocast, batch_bounds, longest_first, to_device, token_budget, width_step
+from pipeline.forward import (
+    autocast,
+    batch_bounds,
+    longest_first,
+    store_as_multiplied,
+    to_device,
+    token_budget,
+    width_step,
+)
 from pipeline.labels import LabelSet, ProblemType
 from pipeline.modeling import trusts_code
 from pipeline.outputs import folder_digest, read_manifest
@@ -64,7 +72,7 @@ class Classifier:
     """A model with its tokenizer and label set.
 
     Attributes:
-        model: in evaluation mode, on its device, in float32.
+        model: in evaluation mode, on its device; its weights are as `load_weights` leaves them.
         encoder: the model's own tokenizer with the max_length it was trained with.
         labels: the task, and the classes in the order of the logits.
         digest: identity of the model folder.
@@ -102,23 +110,23 @@ class Classifier:
         trusted = trusts_code(manifest)
         encoder = Encoder.load(folder, manifest["max_length"], trust_remote_code=trusted)
         return replace(
-            Classifier.of(folder, encoder, trusted=trusted),
+            Classifier.of(folder, encoder, trusted=trusted, mixed_precision=mixed_precision),
             digest=folder_digest(folder),
             run_key=manifest["run_key"],
             metrics=tuple(manifest["params"].get("train", {}).get("custom", {}).get("metrics", ())),
-            mixed_precision=mixed_precision,
         )
 
     @staticmethod
-    def of(folder: Path, encoder: Encoder, *, trusted: bool) -> Classifier:
+    def of(folder: Path, encoder: Encoder, *, trusted: bool, mixed_precision: Precision = "no") -> Classifier:
         """Load the weights of a folder that has no manifest yet, and so no identity.
 
         Args:
             folder: what `pipeline.modeling.export` wrote.
             encoder: its tokenizer.
             trusted: whether code in the folder may run.
+            mixed_precision: see `Classifier`.
         """
-        model = load_weights(folder, trusted=trusted)
+        model = load_weights(folder, trusted=trusted, mixed_precision=mixed_precision)
         labels = _label_set(model.config)
         return Classifier(
             model=model.to(best_device()),
@@ -127,6 +135,7 @@ class Classifier:
             digest="",
             run_key="",
             thresholds=read_thresholds(folder, labels),
+            mixed_precision=mixed_precision,
             trusted=trusted,
         )
 
@@ -231,18 +240,22 @@ class _Here:
         return lambda: logits.float().cpu().numpy()
 
 
-def load_weights(folder: Path, *, trusted: bool) -> Any:
-    """Return the model of a folder on the CPU, in float32 and evaluation mode.
+def load_weights(folder: Path, *, trusted: bool, mixed_precision: Precision = "no") -> Any:
+    """Return the model of a folder on the CPU, in evaluation mode.
 
     Args:
         folder: what `pipeline.modeling.export` wrote.
         trusted: whether code in the folder may run.
+        mixed_precision: in which it will compute. Its weights are float32, but for those that `bf16` multiplies: these
+            are bfloat16 then, and the model computes within `pipeline.forward.autocast` alone.
     """
     with _no_progress_bar():
         model = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=trusted
         )
     compute_first_token_alone(model)
+    if mixed_precision == "bf16":
+        store_as_multiplied(model)
     return model.eval()
 
 

@@ -157,8 +157,8 @@ def _start(folder: Path, trusted: bool, mixed_precision: Precision, threads: int
     torch.set_num_threads(threads)
     number = numbers.get()
     device = torch.device("cuda", number) if torch.cuda.is_available() else best_device()
-    model = load_weights(folder, trusted=trusted).to(device)
-    contexts = ExitStack()  # never left: entered once, autocast converts the weights once
+    model = load_weights(folder, trusted=trusted, mixed_precision=mixed_precision).to(device)
+    contexts = ExitStack()  # never left
     contexts.enter_context(torch.inference_mode())
     contexts.enter_context(autocast(device, mixed_precision))
     global _loaded

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import BertForSequenceClassification, GPT2Config
 
-from pipeline.forward import autocast, batch_bounds, longest_first, to_device, token_budget, width_step
+from pipeline.forward import (
+    autocast,
+    batch_bounds,
+    longest_first,
+    store_as_multiplied,
+    to_device,
+    token_budget,
+    width_step,
+)
+from tests.encoders import ARCHITECTURES, batch_of, model_of
+
+# Its layers are transformers' own instead of torch's, all but the head.
+GPT2 = GPT2Config(vocab_size=60, n_embd=16, n_layer=2, n_head=2, pad_token_id=1, num_labels=3)
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=60).map(lambda lengths: np.array(lengths, np.int32))
 
@@ -55,6 +70,36 @@ def test_precision_is_that_of_matrix_products(precision: str, dtype: torch.dtype
     with torch.inference_mode(), autocast(torch.device("cpu"), precision):  # type: ignore[arg-type]
         assert layer(torch.ones(2, 4)).dtype == dtype
     assert layer.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("way", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", [*ARCHITECTURES, "gpt2"])
+def test_weights_converted_once_give_what_those_converted_in_each_batch_give(name: str, way: str) -> None:
+    plain = model_of({**ARCHITECTURES, "gpt2": GPT2}[name], way)
+    stored = copy.deepcopy(plain)
+    store_as_multiplied(stored)
+    batch = batch_of((7, 1, 19, 3))
+    with torch.inference_mode(), autocast(torch.device("cpu"), "bf16"):
+        assert torch.equal(stored(**batch).logits, plain(**batch).logits)
+    assert any(weights.dtype == torch.bfloat16 for weights in stored.parameters())
+
+
+def test_weights_that_others_read_too_stay_as_they_are() -> None:
+    model = model_of(ARCHITECTURES["bert"], "eager")
+    shared = model.get_submodule("bert.encoder.layer.0.output.dense")
+    model.get_submodule("bert.embeddings").register_parameter("mine", shared.weight)
+    store_as_multiplied(model)
+    assert shared.weight.dtype == torch.float32
+    assert shared.bias.dtype == torch.bfloat16
+
+
+def test_models_of_other_hands_stay_as_they_are() -> None:
+    class Own(BertForSequenceClassification):
+        """Not of transformers."""
+
+    model = Own(ARCHITECTURES["bert"])
+    store_as_multiplied(model)
+    assert {weights.dtype for weights in model.parameters()} == {torch.float32}
 
 
 def test_a_batch_arrives_whole() -> None:
