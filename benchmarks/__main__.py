@@ -26,7 +26,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "mlflow", "dvc"
 # Module to arguments; gpu is not among them: it wants a GPU, and more time.
 SMALL = {
     "startup": "--rounds 3",
-    "overhead": "--rounds 1",
+    "overhead": "--rounds 1 --epochs 3",
     "data": "--rows 100000 --only seqtrack,datasketch",
     "tokenize": "",
     "predict": "--rounds 3",
