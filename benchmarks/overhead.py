@@ -42,7 +42,7 @@ class Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="runs of each side")
-    parser.add_argument("--epochs", type=float, default=1, help="of the training")
+    parser.add_argument("--epochs", type=float, default=3, help="of the training")
     parser.add_argument("--small", action="store_true", help="240 made-up rows and a tiny encoder instead")
     parser.add_argument("--json", type=Path, default=RESULTS / "overhead.json")
     options = parser.parse_args()
