@@ -6,13 +6,16 @@ rows or, padding included, more tokens than allowed, unless it is a single row.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from pipeline.errors import SeqtrackError
 from pipeline.params import Precision
 
 # Tokens of a batch. More do not make a device faster, and on a CPU drive each other out of its caches.
@@ -20,6 +23,8 @@ TOKENS_PER_THREAD: Final = 1024
 TOKENS_ON_ACCELERATOR: Final = 32_768
 # Of the largest number compared. Float32's rounding stays a hundred times below, tokens seen or left out lie far above.
 TOLERANCE: Final = 1e-4
+# How PyTorch calls types of 16 bits where it refuses them.
+HALF: Final = re.compile("bfloat16|half", re.IGNORECASE)
 
 
 def token_budget(device: torch.device, threads: int | None = None) -> int:
@@ -81,6 +86,29 @@ def to_device(batch: Mapping[str, torch.Tensor], device: torch.device) -> dict[s
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Return the context in which a model with float32 weights computes in a precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextlib.contextmanager
+def refusal_told(key: str) -> Iterator[None]:
+    """Turn a model that cannot compute in 16 bits into a user's mistake; DeBERTa's first version is one.
+
+    Args:
+        key: what of params.yaml asks for 16 bits.
+
+    Raises:
+        SeqtrackError: PyTorch refuses an operation in this block for the type of its inputs.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not HALF.search(str(error)):
+            raise
+        raise SeqtrackError(
+            "this model cannot compute in mixed precision",
+            where=f"params.yaml: {key}",
+            found=str(error).splitlines()[0],
+            fix='set it to "no"',
+        ) from error
 
 
 def store_as_multiplied(model: torch.nn.Module) -> None:

@@ -28,6 +28,7 @@ from pipeline.forward import (
     autocast,
     batch_bounds,
     longest_first,
+    refusal_told,
     store_as_multiplied,
     to_device,
     token_budget,
@@ -180,9 +181,9 @@ class Classifier:
             float32 [rows, classes], [rows, 1] in regression, in the order of `lengths`.
 
         Raises:
-            SeqtrackError: the model gives NaN or infinity.
+            SeqtrackError: the model gives NaN or infinity, or cannot compute in `mixed_precision`.
         """
-        with self._computing() as compute:
+        with refusal_told("mixed_precision, of the stage"), self._computing() as compute:
             step = width_step(compute.device)
             order = longest_first(lengths)
             bounds = batch_bounds(lengths[order], max_rows=batch_size, max_tokens=compute.max_tokens, multiple_of=step)

@@ -37,7 +37,7 @@ from pipeline.distributed_eval import distributed_logits
 from pipeline.dropout import dropout_made_cheap
 from pipeline.errors import SeqtrackError, Stopped
 from pipeline.first_token import compute_first_token_alone
-from pipeline.forward import to_device
+from pipeline.forward import refusal_told, to_device
 from pipeline.labels import LabelSet
 from pipeline.losses import Criterion
 from pipeline.metrics import OwnMetric, default_metric, is_maximized, task_metrics
@@ -482,7 +482,7 @@ class _Trainer:
         batch = self.job.tokens.batch(self.job.train.positions[indices])
         labels = torch.from_numpy(self.job.train.labels[indices]).to(self.accelerator.device, non_blocking=True)
         packed = self.packing.laid_end_to_end(batch["attention_mask"]) if self.packing else contextlib.nullcontext()
-        with packed:
+        with packed, refusal_told("launch.mixed_precision"):
             logits = self.model(**to_device(batch, self.accelerator.device)).logits
         if self.sharded:
             logits = logits.float()  # else accelerate sees to it

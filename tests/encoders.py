@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     CamembertConfig,
+    DebertaConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
@@ -64,6 +65,8 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
     "modernbert": ModernBertConfig(**SIZES, **POSITIONS, local_attention=8, classifier_pooling="cls"),
     "modernbert-mean": ModernBertConfig(**SIZES, **POSITIONS, local_attention=8, classifier_pooling="mean"),
 }
+# Its attention fills what is masked with the least float32, which 16 bits do not hold.
+NOT_IN_16_BITS = DebertaConfig(**SIZES, **POSITIONS, relative_attention=True, pos_att_type=["c2p", "p2c"])
 PADDING = Padding(pad_token_id=1, pad_token_type_id=0, side="right")
 
 Batch = dict[str, torch.Tensor]

@@ -16,6 +16,7 @@ from pipeline.inference import Classifier
 from pipeline.outputs import folder_digest
 from pipeline.prediction import logits_of
 from pipeline.prediction_input import Example
+from tests.encoders import NOT_IN_16_BITS, model_of
 from tests.tiny import save_tiny_classifier
 
 NAMES = ("10", "2", "sport")
@@ -102,6 +103,16 @@ def test_bf16_is_near_float32(varied: Classifier) -> None:
 def test_precision_is_given_when_a_model_is_loaded(folder: Path) -> None:
     assert Classifier.load(folder).mixed_precision == "no"
     assert Classifier.load(folder, mixed_precision="bf16").mixed_precision == "bf16"
+
+
+def test_a_model_that_cannot_compute_in_16_bits_says_so(folder: Path) -> None:
+    classifier = replace(Classifier.load(folder), model=model_of(NOT_IN_16_BITS, "eager"), mixed_precision="bf16")
+    with pytest.raises(SeqtrackError, match="this model cannot compute in mixed precision") as told:
+        run(classifier, 4)
+    assert "mixed_precision" in str(told.value)
+    assert 'set it to "no"' in str(told.value)
+    found, _ = run(replace(classifier, mixed_precision="no"), 4)
+    assert np.isfinite(found).all()
 
 
 def test_results_repeat_bit_for_bit(folder: Path) -> None:

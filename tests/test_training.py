@@ -22,6 +22,7 @@ from pipeline.distributed_eval import distributed_logits
 from pipeline.errors import SeqtrackError
 from pipeline.params import Train
 from pipeline.training import LabelledRows, fit, plan_of
+from tests.encoders import NOT_IN_16_BITS, model_of
 from tests.toy import Interruption, Recorder, Toy, accelerator, equal_weights, make_toy, plain_steps, recipe
 
 
@@ -354,6 +355,14 @@ def test_steps_that_loss_scaling_skips_are_no_divergence(toy: Toy, tmp_path: Pat
     assert [p.learning_rate for p in state.curve[: skipped + 1]] == [train.learning_rate] * (skipped + 1)
     assert read_state(job.checkpoints.path(12)) == state
     assert processes.scaler.get_scale() < 2.0**127
+
+
+def test_a_model_that_cannot_compute_in_16_bits_says_so(toy: Toy, tmp_path: Path) -> None:
+    model = model_of(NOT_IN_16_BITS, "eager")
+    with pytest.raises(SeqtrackError, match="this model cannot compute in mixed precision") as told:
+        fit(toy.job(tmp_path / "bf16", recipe(), model), accelerator("bf16"), [])
+    assert "launch.mixed_precision" in str(told.value)
+    assert fit(toy.job(tmp_path / "no", recipe(), model_of(NOT_IN_16_BITS, "eager")), accelerator("no"), []).evaluations
 
 
 def test_it_says_what_it_is_about_to_do(toy: Toy, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
