@@ -12,9 +12,8 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from pipeline.components import components
 from pipeline.duplicates import Duplicates
 
 WHOLE = 2**53  # positions are in [0, WHOLE)
@@ -81,13 +80,11 @@ def join(
     left = np.concatenate([duplicates.links[:, 0], content[grouped]])
     right = np.concatenate([duplicates.links[:, 1], contents + group[grouped]])
     nodes = contents + len(group_names)
-    graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(nodes, nodes))
-    _, component = connected_components(graph, directed=False)
-    components, of_row = np.unique(component[content], return_inverse=True)
+    found, of_row = np.unique(components(np.column_stack([left, right]), nodes)[content], return_inverse=True)
     # Contents are numbered by digest, so the first content of a component has its smallest digest.
-    smallest = np.full(len(components), contents)
+    smallest = np.full(len(found), contents)
     np.minimum.at(smallest, of_row, content)
-    first_group = np.full(len(components), len(group_names))
+    first_group = np.full(len(found), len(group_names))
     np.minimum.at(first_group, of_row[grouped], group[grouped])
     # A user's group stands where its name says, so that it may grow without moving.
     names = [_digest(name) for name in group_names]
@@ -101,7 +98,7 @@ def join(
     voter, vote = np.divmod(votes, len(labels))
     order = np.lexsort((vote, -count, voter))
     _, first = np.unique(voter[order], return_index=True)
-    newest = np.full(len(components), -np.inf)
+    newest = np.full(len(found), -np.inf)
     np.maximum.at(newest, of_row, time[pool])
     return Groups(
         of_row=of_row,

@@ -8,19 +8,22 @@ order; the result does not depend on the order of rows; the cost is linear in th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import connected_components
 
 from pipeline import params
+from pipeline.components import components
 from pipeline.console import say
 from pipeline.lsh import Banding, Buckets, buckets, choose_banding
 from pipeline.normalize import ShingleHashes, jaccard, normalise, shingle_hashes, shingles
 from pipeline.semantic import SemanticPairs, find_encoder, find_semantic
 from pipeline.signatures import Signatures, SignatureStore, sides_of, sign
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 FAMILY = 32  # all pairs are compared among up to this many texts that look alike; more are compared with leaders only
 _CHUNK_PAIRS = 50_000  # candidates verified at once
@@ -62,7 +65,7 @@ class Duplicates:
 
     def families(self) -> NDArray[np.int64]:
         """Return the family of each content, int64, shape (contents,): those that near pairs connect."""
-        return _components(self.near, len(self.digests))
+        return components(self.near, len(self.digests))
 
 
 def find_duplicates(rows: pa.Table, settings: params.Split, store: SignatureStore | None = None) -> Duplicates:
@@ -108,7 +111,7 @@ def _warn_of_chains(found: Duplicates) -> None:
     """Say so where semantic pairs, one leading to the next, hold much of the data together."""
     contents = len(found.digests)
     before, after = (
-        int(np.bincount(_components(pairs, contents)).max(initial=0)) for pairs in (found.near, found.links)
+        int(np.bincount(components(pairs, contents)).max(initial=0)) for pairs in (found.near, found.links)
     )
     if after > max(before, FAMILY, contents // 20):
         say(
@@ -190,7 +193,7 @@ class _NearPairs:
         _, first = np.unique(self.code(near), return_index=True)
         self.near, self.similarity = near[first], np.concatenate([self.similarity, similarity[enough]])[first]
         self.candidates += len(pairs)
-        self.family = _components(self.near, self.contents)
+        self.family = components(self.near, self.contents)
 
     def code(self, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return one number for each pair, ascending as the pairs do."""
@@ -259,13 +262,6 @@ def _all_pairs(family: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[
     return Buckets(members=members, offsets=np.append(starts, len(members))).pairs()
 
 
-def _components(near: NDArray[np.int64], contents: int) -> NDArray[np.int64]:
-    left, right = near.T
-    graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(contents, contents))
-    component: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)
-    return component
-
-
 def _jaccards(
     a: ShingleHashes, b: ShingleHashes, left: NDArray[np.int64], right: NDArray[np.int64]
 ) -> NDArray[np.float64]:
@@ -281,6 +277,8 @@ def _jaccards(
 
 def _indicator(places: NDArray[np.int64], offsets: NDArray[np.int64], columns: int) -> csr_array:
     """Return the sets as a sparse matrix of ones, shape (sets, columns)."""
+    from scipy.sparse import csr_array  # late, as in pipeline.components
+
     shape = (len(offsets) - 1, columns)
     matrix = csr_array((np.ones(len(places), np.int32), places, offsets.copy()), shape=shape)
     matrix.sum_duplicates()  # in place, the offsets too
