@@ -10,8 +10,8 @@ import pytest
 from tests.clone import Clone, make_small
 
 AFTER_TRAIN = ["train", "evaluate", "predict", "report", "export"]
-BEFORE_TRAIN = ["fetch", "validate", "split", "vocabulary", "tokenize"]
-ALL = [*BEFORE_TRAIN, *AFTER_TRAIN]
+FOR_TRAIN = ["validate", "split", "vocabulary", "tokenize"]
+ALL = ["fetch", *FOR_TRAIN, *AFTER_TRAIN]
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +61,18 @@ def test_nothing_but_the_lock_file_is_left_for_git(clone: Clone) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "stages"),
+    ("override", "targets", "stages"),
     [
-        ("train.learning_rate=5e-5", AFTER_TRAIN),
-        ("split.seed=7", ["split", "vocabulary", *AFTER_TRAIN]),
-        ("predict.path=data/raw/reviews.csv", ["predict"]),
-        ("evaluate.bootstrap_samples=200", ["evaluate", "report"]),
+        ("train.learning_rate=5e-5", [], AFTER_TRAIN),
+        ("split.seed=7", ["train"], ["split", "vocabulary", "train"]),  # what follows train is seen above
+        ("predict.path=data/raw/reviews.csv", [], ["predict"]),
+        ("evaluate.bootstrap_samples=200", [], ["evaluate", "report"]),
     ],
 )
-def test_an_override_runs_only_what_depends_on_it(restored: Clone, override: str, stages: list[str]) -> None:
-    assert restored.stages_run("dvc", "exp", "run", "-S", override) == stages
+def test_an_override_runs_only_what_depends_on_it(
+    restored: Clone, override: str, targets: list[str], stages: list[str]
+) -> None:
+    assert restored.stages_run("dvc", "exp", "run", "-S", override, *targets) == stages
 
 
 def test_touching_a_module_runs_only_the_stages_that_import_it(restored: Clone) -> None:
@@ -114,7 +116,7 @@ def test_an_ill_typed_value_names_what_is_allowed(restored: Clone) -> None:
 
 def test_queued_experiments_share_the_store_at_the_root(restored: Clone) -> None:
     before = {run.info.run_id for run in restored.mlflow_runs()}
-    restored.run("dvc", "exp", "run", "--queue", "-S", "train.seed=1,2,3")
+    restored.run("dvc", "exp", "run", "--queue", "-S", "train.seed=1,2,3", "evaluate", "predict")
     restored.run("dvc", "queue", "start", "--jobs", "2")
     for _ in range(300):
         status = restored.run("dvc", "queue", "status").stdout
@@ -143,7 +145,7 @@ def test_queued_experiments_share_the_store_at_the_root(restored: Clone) -> None
 def test_a_killed_training_in_another_clone_goes_on_to_the_same_bytes(restored: Clone, tmp_path: Path) -> None:
     """The same run: one MLflow run, no gap and no double step, and all outputs those of the uninterrupted clone."""
     interrupted = restored.again(tmp_path / "interrupted")
-    assert interrupted.stages_run("dvc", "repro", "tokenize", "split") == BEFORE_TRAIN
+    assert interrupted.stages_run("dvc", "repro", "tokenize", "split") == FOR_TRAIN
     # A listener that kills the process the moment the second checkpoint is on disk, as a power cut would.
     (interrupted.folder / "kill.py").write_text(
         "import os, signal\n"
@@ -170,7 +172,7 @@ def test_a_killed_training_in_another_clone_goes_on_to_the_same_bytes(restored: 
     (interrupted.folder / "kill.py").unlink()
     done = interrupted.run("dvc", "repro")
     assert f"resuming after step {died_at} of" in done.stdout
-    assert all(f"Running stage '{stage}'" in done.stdout for stage in AFTER_TRAIN)
+    assert all(f"Running stage '{stage}'" in done.stdout for stage in ["fetch", *AFTER_TRAIN])
     assert interrupted.lock() == restored.lock()
     (run,) = interrupted.mlflow_runs()
     steps = [point.step for point in interrupted.mlflow_client().get_metric_history(run.info.run_id, "train/loss")]
