@@ -33,6 +33,7 @@ PACKAGES = ("torch", "transformers", "tokenizers")
 SIDES = {
     "seqtrack": "this project, float32",
     "seqtrack-bf16": "this project, bf16",
+    "seqtrack-converting-bf16": "this project, bf16, weights converted in each batch",
     "seqtrack-processes": "this project in 2 processes, float32",
     "seqtrack-processes-bf16": "this project in 2 processes, bf16",
     "stage": "this project's predict stage, float32",

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ def main() -> None:
     precision = "bf16" if side.endswith("-bf16") else "no"
     processes = 2 if "processes" in side else 1
     with ExitStack() as stack:
-        classify = ours(precision, processes, stack) if side.startswith("seqtrack") else theirs(side, precision)
+        if side.startswith("seqtrack"):
+            classify = ours(precision, processes, stack, converting="converting" in side)
+        else:
+            classify = theirs(side, precision)
         classify(WARM_FILE)
         started = time.perf_counter()
         said = classify(ROWS_FILE)
@@ -42,7 +46,8 @@ def device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
-def ours(precision: Any, processes: int, stack: ExitStack) -> Callable[[Path], Callable[[], Said]]:
+def ours(precision: Any, processes: int, stack: ExitStack, *, converting: bool) -> Callable[[Path], Callable[[], Said]]:
+    """Return our side; `converting` leaves it to autocast to make bfloat16 of float32 weights, in each batch."""
     from pipeline.allocator import keep_freed_memory
     from pipeline.columns import read_columns
     from pipeline.inference import Classifier
@@ -53,7 +58,8 @@ def ours(precision: Any, processes: int, stack: ExitStack) -> Callable[[Path], C
 
     keep_freed_memory()
     params = load_params()
-    classifier = stack.enter_context(replicated(Classifier.load(MODEL, mixed_precision=precision), MODEL, processes))
+    loaded = Classifier.load(MODEL, mixed_precision="no" if converting else precision)
+    classifier = stack.enter_context(replicated(replace(loaded, mixed_precision=precision), MODEL, processes))
 
     def classify(file: Path) -> Callable[[], Said]:
         sources = open_sources(file, params.data, rows=ROWS, trained=read_columns(MODEL / COLUMNS.name))
