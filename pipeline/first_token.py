@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from pipeline.forward import same_but_for_rounding
+from pipeline.forward import of_transformers, same_but_for_rounding
 from pipeline.layers import find_depths
 
 WIDTH: Final = 8  # tokens of the made-up rows
@@ -42,7 +42,7 @@ def compute_first_token_alone(model: PreTrainedModel) -> bool:
     Returns:
         Whether the model does so now.
     """
-    if not type(model).__module__.startswith("transformers."):
+    if not of_transformers(model):
         return False  # in training, code of other hands may do what it does not do here
     layer = _last_layer(model)
     form = None if layer is None else _form(layer)

@@ -111,6 +111,11 @@ def refusal_told(key: str) -> Iterator[None]:
         ) from error
 
 
+def of_transformers(model: torch.nn.Module) -> bool:
+    """Return whether a model's class is transformers' own: code of other hands may do what nobody here knows of."""
+    return type(model).__module__.startswith("transformers.")
+
+
 def store_as_multiplied(model: torch.nn.Module) -> None:
     """Convert the weights that `autocast` multiplies in bfloat16, in place, so that it need not do so in every batch.
 
@@ -121,7 +126,7 @@ def store_as_multiplied(model: torch.nn.Module) -> None:
     Args:
         model: with float32 weights, for inference alone.
     """
-    if not type(model).__module__.startswith("transformers."):
+    if not of_transformers(model):
         return
     plain = [module for module in model.modules() if type(module).forward is torch.nn.Linear.forward]
     others = (module for module in model.modules() if type(module).forward is not torch.nn.Linear.forward)

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from pipeline.forward import same_but_for_rounding, to_device
+from pipeline.forward import of_transformers, same_but_for_rounding, to_device
 
 WORTHWHILE: Final = 0.8  # of the table; with a larger share of it in use, little is gained
 
@@ -102,7 +102,7 @@ def cut_word_table(
     Returns:
         What puts the table together again, or None where the model stays as it is.
     """
-    if not type(model).__module__.startswith("transformers."):
+    if not of_transformers(model):
         return None  # code of other hands may use the table in ways of its own
     found = _table(model)
     if found is None:
