@@ -6,6 +6,7 @@ judge (ftfy). What is reported of a text depends on that text alone.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -15,24 +16,11 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from ftfy.badness import BADNESS_RE, MOJIBAKE_CATEGORIES
 from numpy.typing import NDArray
 
 from pipeline.checks import snippet
 
 REPLACEMENT: Final = "\ufffd"  # what decoders put where bytes made no sense
-
-
-def _pieces(names: Sequence[str]) -> str:
-    return "".join(MOJIBAKE_CATEGORIES[name] for name in names)
-
-
-# Everything ftfy calls bad holds a C1 control, or one of four letters, or two neighbours of its categories, at least
-# one of which is no plain Greek or Cyrillic letter. RE2 looks for those in a tenth of the time that the whole
-# expression takes, and lets through what ordinary text of most languages never has. (Ђ stands in вЂ and ГўВЂВ.)
-_LETTERS: Final = _pieces(["lower_common", "upper_common"])
-_RARE: Final = _pieces([name for name in MOJIBAKE_CATEGORIES if not name.endswith("_common")]) + "Ђ"
-_SUSPICIOUS: Final = f"[\x80-\x9f{REPLACEMENT}ŒœÃÂ]|[{_RARE}][{_LETTERS}{_RARE}]|[{_LETTERS}][{_RARE}]"
 
 # Control characters but tab and line ends; invisible format characters; private use (\p{Cn} would depend on a version
 # of Unicode). Joiners and variation selectors have work to do after letters of many scripts and in emoji, soft hyphens
@@ -127,7 +115,7 @@ def text_facts(texts: Sequence[str]) -> TextFacts:
         unusual[index] = unusual_at(texts[index]) is not None
     if len(foreign):
         part = column.take(pa.array(foreign))
-        for index in foreign[_bools(pc.match_substring_regex(part, _SUSPICIOUS))].tolist():
+        for index in foreign[_bools(pc.match_substring_regex(part, _suspicious()))].tolist():
             mojibake[index] = mojibake_at(texts[index]) is not None
         scripts[foreign] = _scripts(part.to_pylist())
     return TextFacts(
@@ -138,11 +126,28 @@ def text_facts(texts: Sequence[str]) -> TextFacts:
     )
 
 
+@functools.cache
+def _suspicious() -> str:
+    """Return RE2's expression for what a text has that ftfy calls bad, and few others have.
+
+    All such text holds a C1 control, or one of four letters, or two neighbours of ftfy's categories, at least one of
+    which is no plain Greek or Cyrillic letter. RE2 looks for those in a tenth of the time that the whole expression
+    takes, and lets through what ordinary text of most languages never has. (Ђ stands in вЂ and ГўВЂВ.)
+    """
+    from ftfy.badness import MOJIBAKE_CATEGORIES  # late: a seventh of validate's start, and ASCII needs none of it
+
+    letters = "".join(of for name, of in MOJIBAKE_CATEGORIES.items() if name.endswith("_common"))
+    rare = "".join(of for name, of in MOJIBAKE_CATEGORIES.items() if not name.endswith("_common")) + "Ђ"
+    return f"[\x80-\x9f{REPLACEMENT}ŒœÃÂ]|[{rare}][{letters}{rare}]|[{letters}][{rare}]"
+
+
 def mojibake_at(text: str) -> int | None:
     """Return where a text looks decoded wrongly (ftfy's expression), or has lost characters (U+FFFD); None if nowhere.
 
     ftfy's heuristic is tuned for next to no false alarms: R. Speer, ftfy, https://ftfy.readthedocs.io.
     """
+    from ftfy.badness import BADNESS_RE
+
     match = BADNESS_RE.search(text)
     lost = text.find(REPLACEMENT)
     places = [*([match.start()] if match else []), *([lost] if lost >= 0 else [])]

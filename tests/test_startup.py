@@ -14,6 +14,7 @@ HEAVY = {
     "accelerate",
     "datasets",
     "evaluate",
+    "ftfy",
     "huggingface_hub",
     "matplotlib",
     "mlflow",
