@@ -49,6 +49,7 @@ class Criterion:
             Multi-label: the weight of a row in a class it is of, against 1 in a class it is not of.
         label_smoothing: share of the target that is spread evenly over all classes, or over yes and no in multi-label
             classification; built-in losses only.
+        r_drop: weight of the divergence between two passes of the same rows, alpha in the paper.
         scale: factor from the mean of the losses to the training loss that is reported.
     """
 
@@ -56,6 +57,7 @@ class Criterion:
     own: RowLosses | None = None
     class_weights: torch.Tensor | None = None
     label_smoothing: float = 0.0
+    r_drop: float = 0.0
     scale: float = 1.0
 
     def summed(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -85,6 +87,35 @@ class Criterion:
             logits, labels, weight=weights, label_smoothing=self.label_smoothing, reduction="sum"
         )
 
+    def summed_over_passes(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the sum of the weighted losses of rows that were computed twice, with their divergence (R-Drop).
+
+        L. Wu et al., R-Drop: Regularized Dropout for Neural Networks, 2021, arXiv:2106.14448: half of their loss, that
+        is the mean of both passes' losses instead of the sum, so that learning rates keep their meaning. A row's
+        divergence is the mean of the Kullback-Leibler divergences in both directions; in multi-label classification,
+        as with the loss, the mean over the classes of that; in regression the squared difference.
+
+        Args:
+            logits: float [2 x rows, classes], the first pass before the second.
+            labels: targets of the rows, once.
+        """
+        first, second = logits.chunk(2)
+        weights: torch.Tensor | float = 1.0
+        if self.class_weights is not None and self.problem_type == "single_label_classification":
+            weights = self.class_weights.to(logits.dtype)[labels]
+        losses = (self.summed(first, labels) + self.summed(second, labels)) / 2
+        return losses + self.r_drop / 2 * (self._divergences(first, second) * weights).sum()
+
+    def _divergences(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Return how far two passes are apart, float [rows]."""
+        if self.problem_type == "regression":
+            return (first - second).square().squeeze(1)
+        if self.problem_type == "single_label_classification":
+            difference = first.log_softmax(1) - second.log_softmax(1)
+            return ((first.softmax(1) - second.softmax(1)) * difference).sum(1) / 2
+        # The same for yes and no: the log odds differ as the logits do.
+        return ((first.sigmoid() - second.sigmoid()) * (first - second)).mean(1) / 2
+
     def total_weight(self, labels: Targets) -> float:
         """Return what the sum over these rows is divided by to give their mean: their number, or their weights' sum."""
         if self.class_weights is None or self.problem_type != "single_label_classification":
@@ -98,6 +129,8 @@ class Criterion:
             words = [self.own.__name__]
         if self.label_smoothing:
             words.append(f"label smoothing {self.label_smoothing:g}")
+        if self.r_drop:
+            words.append(f"R-Drop {self.r_drop:g}")
         if self.class_weights is not None:
             weights = list(zip(label_names, self.class_weights.tolist(), strict=True))
             shown = ", ".join(f"{name} {weight:.3g}" for name, weight in weights[:MOST_WEIGHTS])
@@ -140,16 +173,17 @@ def build_criterion(train: Train, labels: LabelSet, targets: Targets) -> Criteri
     elif labels.problem_type == "multi_label_classification" and path is not None:
         reason = "a loss of your own for several labels gives one number for all classes of a row"
         _refuse("class_weights", train.class_weights is not None, reason, "null, or weigh classes in that loss")
-    weights = _class_weights(train.class_weights, labels, targets)
+    criterion = Criterion(
+        problem_type=labels.problem_type,
+        class_weights=_class_weights(train.class_weights, labels, targets),
+        label_smoothing=train.label_smoothing_factor,
+        r_drop=train.r_drop or 0.0,
+    )
     if path is None:
-        return Criterion(
-            problem_type=labels.problem_type,
-            class_weights=weights,
-            label_smoothing=train.label_smoothing_factor,
-        )
+        return criterion
     own: RowLosses = instance(load_part(path, KEY), path, KEY)
     _try(own, path, labels)
-    return Criterion(problem_type=labels.problem_type, own=own, class_weights=weights)
+    return replace(criterion, own=own)
 
 
 def _refuse(key: str, given: bool, reason: str, remedy: str) -> None:

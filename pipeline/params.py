@@ -462,6 +462,9 @@ class Train(Section):
     last weights."""
     label_smoothing_factor: Annotated[float, Field(ge=0, lt=1)]
     """Share of the target that is spread evenly over all classes."""
+    r_drop: Annotated[float, Field(gt=0)] | None
+    """Compute each row twice, with other dropout masks, and add to the loss how far both results are apart, with this
+    weight (R-Drop's alpha); null computes it once."""
     class_weights: Literal["balanced"] | Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)] | None
     """Weights of classes in the loss, by label (1 where not named) or from their counts; null counts rows alike."""
     gradient_checkpointing: bool
@@ -523,6 +526,12 @@ class Train(Section):
     def _smoothing_is_for_cross_entropy(self) -> Train:
         if self.custom.loss is not None and self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor is for cross entropy: set it to 0, or custom.loss to null")
+        return self
+
+    @model_validator(mode="after")
+    def _two_passes_differ_by_dropout(self) -> Train:
+        if self.r_drop is not None and self.dropout == 0:
+            raise ValueError("r_drop compares two dropout masks: set dropout to 0.1 or null, or r_drop to null")
         return self
 
     @field_validator("resume_from", mode="after")

@@ -139,6 +139,9 @@ def plan_of(lengths: npt.NDArray[np.integer[Any]], recipe: Train, world_size: in
         SeqtrackError: train.total_train_batch_size cannot be divided among the processes.
     """
     per_device, total = recipe.per_device_train_batch_size, recipe.total_train_batch_size
+    max_tokens = recipe.per_device_max_tokens
+    if max_tokens is not None and recipe.r_drop is not None:
+        max_tokens = max(1, max_tokens // 2)  # each row is there twice
     return BatchPlan(
         rows=len(lengths),
         per_device_batch_size=per_device,
@@ -150,7 +153,7 @@ def plan_of(lengths: npt.NDArray[np.integer[Any]], recipe: Train, world_size: in
         seed=recipe.seed,
         lengths=lengths,
         group_by_length=recipe.train_sampling_strategy == "group_by_length",
-        max_tokens=recipe.per_device_max_tokens,
+        max_tokens=max_tokens,
         packed=recipe.packing,
     )
 
@@ -479,14 +482,17 @@ class _Trainer:
 
     def _loss(self, indices: npt.NDArray[np.int64]) -> torch.Tensor:
         """Return the summed loss of some training rows."""
-        batch = self.job.tokens.batch(self.job.train.positions[indices])
+        passes = 1 if self.recipe.r_drop is None else 2  # side by side in one batch, so each row draws masks of its own
+        batch = self.job.tokens.batch(np.tile(self.job.train.positions[indices], passes))
         labels = torch.from_numpy(self.job.train.labels[indices]).to(self.accelerator.device, non_blocking=True)
         packed = self.packing.laid_end_to_end(batch["attention_mask"]) if self.packing else contextlib.nullcontext()
         with packed, refusal_told("launch.mixed_precision"):
             logits = self.model(**to_device(batch, self.accelerator.device)).logits
         if self.sharded:
             logits = logits.float()  # else accelerate sees to it
-        return self.criterion.summed(logits, labels)
+        return (
+            self.criterion.summed(logits, labels) if passes == 1 else self.criterion.summed_over_passes(logits, labels)
+        )
 
     def _record(self, grad_norm: torch.Tensor) -> None:
         """After a step: log, evaluate, save and stop as the recipe says."""

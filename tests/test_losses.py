@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.distributions import kl_divergence
 
 from pipeline.errors import SeqtrackError
 from pipeline.labels import LabelSet
@@ -201,6 +202,39 @@ def test_sets_add_up_to_torch_over_the_whole_batch(
     assert (criterion.summed(logits, targets) / total).item() == pytest.approx(expected.item(), rel=1e-12)
     assert logits.grad is not None
     assert torch.allclose(logits.grad, wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("labels", [NAMES, SETS, NUMBERS], ids=lambda labels: labels.problem_type)
+@given(
+    rows=st.integers(1, 8),
+    alpha=st.floats(0.01, 10),
+    weights=st.sampled_from([None, "balanced"]),
+    seed=st.integers(0, 99),
+)
+def test_two_passes_add_torchs_divergence_to_their_mean_loss(
+    labels: LabelSet, rows: int, alpha: float, weights: Any, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2 * rows, labels.width, generator=generator, dtype=torch.float64)
+    targets = torch.randint(2, (rows, 3), generator=generator).float()
+    if labels is not SETS:
+        targets = torch.randint(3, (rows,), generator=generator)
+    changes = {} if labels is NUMBERS else {"class_weights": weights}
+    criterion = build_criterion(recipe(r_drop=alpha, dropout=None, **changes), labels, targets.numpy())
+    first, second = logits[:rows], logits[rows:]
+    if labels is NUMBERS:
+        apart = torch.nn.functional.mse_loss(first, second, reduction="none").squeeze(1)
+    else:
+        kind = torch.distributions.Categorical if labels is NAMES else torch.distributions.Bernoulli
+        one, other = kind(logits=first), kind(logits=second)
+        apart = (kl_divergence(one, other) + kl_divergence(other, one)) / 2
+        apart = apart if labels is NAMES else apart.mean(1)
+    if labels is NAMES and criterion.class_weights is not None:
+        apart = apart * criterion.class_weights[targets]
+    expected = (criterion.summed(first, targets) + criterion.summed(second, targets) + alpha * apart.sum()) / 2
+    assert criterion.summed_over_passes(logits, targets).item() == pytest.approx(expected.item(), rel=1e-9)
+    same = criterion.summed_over_passes(torch.cat([first, first]), targets)
+    assert same.item() == pytest.approx(criterion.summed(first, targets).item(), rel=1e-12)
 
 
 def test_numbers_have_the_mean_squared_error() -> None:

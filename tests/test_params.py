@@ -355,6 +355,13 @@ def test_smoothing_is_for_cross_entropy_alone(tmp_path: Path) -> None:
     assert "label_smoothing_factor is for cross entropy: set it to 0, or custom.loss to null" in message
 
 
+def test_two_passes_need_dropout(tmp_path: Path) -> None:
+    text = changed("train", "r_drop", "r_drop: 1.0")
+    message = complaint(text, tmp_path)
+    assert "r_drop compares two dropout masks: set dropout to 0.1 or null, or r_drop to null" in message
+    assert load(text.replace("dropout: 0.0 ", "dropout: null "), tmp_path).train.r_drop == 1.0
+
+
 def test_flat_names_sections_and_keys() -> None:
     params = load_params(REPOSITORY / "params.yaml")
     assert params.flat("split") == {

@@ -19,9 +19,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DynamoBackend, TorchDynamoPlugin
 from safetensors.torch import load_file
+from torch.distributions import kl_divergence
 from transformers import PreTrainedModel
 
+from pipeline.batches import step_seed
 from pipeline.checkpoints import Snapshot
+from pipeline.first_token import compute_first_token_alone
 from pipeline.freezing import freeze
 from pipeline.lora import add_adapters
 from pipeline.losses import build_criterion
@@ -104,6 +107,53 @@ def test_steps_equal_plain_pytorch_over_the_whole_batch(
         assert torch.allclose(found, wanted, rtol=0, atol=1e-10)
 
 
+def test_two_passes_are_the_steps_of_plain_pytorch(toy: Toy, tmp_path: Path) -> None:
+    """Each row twice in a batch, with masks of its own, and the divergence as torch.distributions has it."""
+    train = recipe(r_drop=2.0, dropout=None, cheap_dropout=False)
+    expected = toy.model().double()
+    compute_first_token_alone(expected)  # else its last layer draws more of the masks
+    plan = plan_of(toy.lengths, train, 1)
+    optimizer = build_optimizer(expected, train, loss_scaling=False).optimizer
+    scheduler = build_scheduler(optimizer, train, plan.total_steps)
+    losses, divergences = [], []
+    expected.train()
+    for step in range(plan.total_steps):
+        rows = plan.global_batch(step)
+        torch.manual_seed(step_seed(train.seed, step, 0))
+        batch = toy.tokens.batch(toy.train.positions[[*rows, *rows]])
+        first, second = expected(**batch).logits.chunk(2)
+        labels = torch.from_numpy(toy.train.labels[rows])
+        one, other = torch.distributions.Categorical(logits=first), torch.distributions.Categorical(logits=second)
+        divergence = (kl_divergence(one, other) + kl_divergence(other, one)).mean() / 2
+        cross_entropy = torch.nn.functional.cross_entropy
+        loss = (cross_entropy(first, labels) + cross_entropy(second, labels)) / 2 + divergence
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(expected.parameters(), train.max_grad_norm or math.inf)
+        optimizer.step()
+        scheduler.step()
+        losses.append(loss.item())
+        divergences.append(divergence.item())
+    assert min(divergences) > 0
+    ours = job(toy, tmp_path, train, toy.model().double())
+    state = fit(ours, accelerator(), [])
+    assert [point.loss for point in state.curve] == pytest.approx(losses, abs=1e-12)
+    Snapshot.read(ours.checkpoints.path(state.step)).restore_weights(ours.model)
+    for found, wanted in zip(ours.model.parameters(), expected.parameters(), strict=True):
+        assert torch.allclose(found, wanted, rtol=0, atol=1e-10)
+
+
+def test_rows_computed_twice_keep_the_token_budget(toy: Toy) -> None:
+    once = plan_of(toy.lengths, recipe(per_device_max_tokens=40), 1)
+    twice = plan_of(toy.lengths, recipe(per_device_max_tokens=40, r_drop=1.0, dropout=None), 1)
+    widest = [
+        max(len(micro.indices) * int(toy.lengths[micro.indices].max()) for micro in plan.micro_batches(0, 0))
+        for plan in (once, twice)
+    ]
+    assert 20 < widest[0] <= 40
+    assert widest[1] <= 20
+
+
 def test_two_processes_take_the_steps_of_plain_pytorch(toy: Toy, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(), "-m", "tests.recipe_processes", tmp_path],
@@ -163,6 +213,7 @@ SGD = {"optimizer": "torch.optim:SGD"}
     [
         (None, {"class_weights": "balanced", "label_smoothing_factor": 0.1}),
         (None, {"layerwise_lr_decay": 0.7, "lr_scheduler_type": "cosine_with_restarts"}),
+        (None, {"r_drop": 2.0, "dropout": None}),
         (None, {"lr_scheduler_type": "reduce_lr_on_plateau", "lr_scheduler_kwargs": {"patience": 0}}),
         (None, {"custom": recipe().custom.model_dump() | {"optimizer": "torch.optim:NAdam"}}),
         (None, {"custom": recipe().custom.model_dump() | SGD}),
@@ -220,6 +271,8 @@ def test_the_announcement_says_what_is_learnt(toy: Toy, tmp_path: Path, capsys: 
         num_train_epochs=0.01,
         class_weights=WEIGHTS,
         label_smoothing_factor=0.1,
+        r_drop=2.0,
+        dropout=None,
         layerwise_lr_decay=0.9,
         metric_for_best_model="loss",
     )
@@ -227,7 +280,7 @@ def test_the_announcement_says_what_is_learnt(toy: Toy, tmp_path: Path, capsys: 
     said = capsys.readouterr().out
     assert re.search(r"learning rate +0.005, linear, warm-up over 1 steps, x 0.9 with each layer down\n", said)
     assert re.search(r"optimiser +AdamW\n", said)
-    assert re.search(r"loss +cross entropy, label smoothing 0.1, weights bad 1, good 5, other 0.25\n", said)
+    assert re.search(r"loss +cross entropy, label smoothing 0.1, R-Drop 2, weights bad 1, good 5, other 0.25\n", said)
     assert re.search(r"best model by +lowest loss\n", said)
 
 
