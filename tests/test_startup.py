@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import pytest
-import ruamel.yaml
 
 # From a fraction of a second to several seconds each; whoever needs one loads it when params and inputs are sound.
 HEAVY = {
@@ -62,8 +61,3 @@ def test_nothing_heavy_is_loaded_at_the_start(module: str) -> None:
     assert loaded & HEAVY == set()
     if module in ("pipeline.params", "pipeline.next_steps", "stages.train"):
         assert loaded & {"numpy", "pyarrow"} == set()
-
-
-def test_yaml_is_read_in_c() -> None:
-    """DVC reads params.yaml some seventy times in a run, and a parser in Python takes five times as long."""
-    assert ruamel.yaml.__with_libyaml__, "ruamel.yaml.clib is missing"
