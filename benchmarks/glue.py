@@ -73,7 +73,7 @@ def parse(arguments: list[str]) -> Options:
         "--data", type=Path, default=data, help="folder with tasks, or with one named glue; else the hub"
     )
     parser.add_argument("--tasks", type=_names, default=TASKS, help="presets, with commas")
-    parser.add_argument("--seeds", type=_numbers, default=(13, 14, 15), help="of train; folds take the first one")
+    parser.add_argument("--seeds", type=_numbers, default=(13, 14, 15), help="of train, for each fold, too")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time")
     parser.add_argument("--threads", type=int, default=1, help="of each training")
     parser.add_argument("--trainer", action="store_true", help="train with transformers' Trainer, too")
@@ -108,7 +108,7 @@ def run(options: Options, command: str) -> list[str]:
 
 
 def units_of(options: Options) -> list[Unit]:
-    """Return the trainings in order: one per seed, or one per fold with the first seed."""
+    """Return the trainings in order: one per seed, or per seed and fold."""
     folder = options.data / "glue" if (options.data / "glue").is_dir() else options.data
     overrides = dict(map(presets.parse_override, options.settings))
     units = []
@@ -124,16 +124,12 @@ def units_of(options: Options) -> list[Unit]:
             **({} if prepared.folds is None else {"split.folds": prepared.folds}),
         }
         flags = tuple(presets.flags(task, {**given, **overrides}))
-        if prepared.folds is None:
-            units += [
-                Unit(task=task, seed=seed, fold=None, flags=flags, data=prepared.digest) for seed in options.seeds
-            ]
-        else:
-            seed = options.seeds[0]
-            units += [
-                Unit(task=task, seed=seed, fold=fold, flags=flags, data=prepared.digest)
-                for fold in range(prepared.folds)
-            ]
+        folds = [None] if prepared.folds is None else range(prepared.folds)
+        units += [
+            Unit(task=task, seed=seed, fold=fold, flags=flags, data=prepared.digest)
+            for seed in options.seeds
+            for fold in folds
+        ]
     return units
 
 

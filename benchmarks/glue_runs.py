@@ -19,7 +19,7 @@ Side = Literal["seqtrack", "Trainer"]
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """A training to do: on one task, with one seed, or on one fold.
+    """A training to do: on one task, with one seed, perhaps on one fold.
 
     Attributes:
         task: the preset.

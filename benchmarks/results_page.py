@@ -5,6 +5,7 @@ Promises: the page says nothing that is not in the results; text that people wro
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -180,9 +181,9 @@ def _made_on(results: Sequence[Result], command: str) -> str:
     place = "; ".join(told(result.made_on[name] for result in results) for name in ("date", "machine"))
     return (
         f"{place}; {', '.join(versions)}; {made}.\n\n{indented}\n\n"
-        "Scores are in percent, of rows that no checkpoint was chosen by: mean ± standard deviation over the seeds or "
-        "folds. Trainer is transformers' own with all its default arguments, on the same rows, base model, seeds, "
-        "epochs and precision. Published figures are for other models on GLUE's own rows: a larger model, more rows, "
+        "Scores are in percent, of rows that no checkpoint was chosen by: mean ± standard deviation over the seeds, "
+        "with folds over both. Trainer is transformers' own with all its default arguments, on the same rows, base "
+        "model, seeds, epochs and precision. Published figures are for other models on GLUE's own rows: a larger model, more rows, "
         "and a checkpoint chosen on the rows that are reported. Seconds are wall time with several trainings on the "
         "machine at once: of Trainer's loop; on our side of the whole train stage, with validation, checkpoints and "
         "export. Samples per second are what each side says of its loop."
@@ -193,15 +194,19 @@ def _comparison(results: Sequence[Result], shown: Sequence[Shown]) -> str:
     lines = [
         "## Both sides",
         "",
-        "| Task | Metric | seqtrack | Trainer | Difference |",
-        "| --- | --- | ---: | ---: | ---: |",
+        "The error is the difference's standard error over the pairs of trainings with one seed on the same rows: what "
+        "seeds and folds make uncertain. That the test rows are few is not in it.",
+        "",
+        "| Task | Metric | seqtrack | Trainer | Difference | Error |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
     differences, below = [], []
     for task in (task for task in shown if _both(results, task)):
         for place, metric in enumerate(task.metrics):
             ours, theirs = (Score.of(_of(results, task.task, side), metric) for side in SIDES)
             difference = ours.mean - theirs.mean
-            lines.append(f"| {task.title} | {NAMES[metric]} | {ours} | {theirs} | {difference:+.2f} |")
+            error = _error(results, task, metric)
+            lines.append(f"| {task.title} | {NAMES[metric]} | {ours} | {theirs} | {difference:+.2f} | {error} |")
             if place == 0:
                 differences.append(difference)
             if difference < 0:
@@ -213,6 +218,17 @@ def _comparison(results: Sequence[Result], shown: Sequence[Shown]) -> str:
     if missing:
         lines += ["", f"Not both sides have all trainings yet: {', '.join(missing)}."]
     return "\n".join(lines)
+
+
+def _error(results: Sequence[Result], task: Shown, metric: str) -> str:
+    """Return the standard error of the mean difference between the sides, in percent; nothing for a single pair."""
+    ours, theirs = (
+        {(r.seed, r.fold): 100 * r.metrics[metric] for r in _of(results, task.task, side)} for side in SIDES
+    )
+    differences = [ours[pair] - theirs[pair] for pair in ours]
+    if len(differences) < 2:
+        return ""
+    return f"{statistics.stdev(differences) / math.sqrt(len(differences)):.2f}"
 
 
 def _section(results: Sequence[Result], task: Shown) -> str:
@@ -238,10 +254,10 @@ def _section(results: Sequence[Result], task: Shown) -> str:
 
 def _facts(results: Sequence[Result]) -> list[str]:
     seeds = ", ".join(map(str, sorted({result.seed for result in results})))
-    folds = sum(result.fold is not None for result in results)
+    folds = len({result.fold for result in results if result.fold is not None})
     return [
         results[0].model.removeprefix("package:"),
-        seeds + (f", {folds} folds" if folds else ""),
+        seeds + (f" x {folds} folds" if folds else ""),
         ", ".join(f"{epochs:g}" for epochs in sorted({result.epochs for result in results})),
         f"{statistics.fmean(result.train_rows for result in results):,.0f}",
         f"{statistics.fmean(result.test_rows for result in results):,.0f}",

@@ -113,14 +113,15 @@ def test_real_files_play_their_parts(tmp_path: Path) -> None:
     assert roles["rte"] == [("dev.tsv", "test"), ("train.tsv", "train")]
 
 
-def test_one_training_per_seed_or_per_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_training_per_seed_and_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.glue.HOME", tmp_path / "home")
     monkeypatch.chdir(HOME)
     data = task_of(tmp_path / "data" / "glue", "RTE", train=ENTAILED, dev=ENTAILED).parent
     task_of(tmp_path / "data" / "glue", "QNLI", dev="index\tquestion\tsentence\tlabel\n0\ta\tb\tentailment\n")
     options = parse(["--data", str(data), "--tasks", "rte,qnli", "--seeds", "1,2", "--set", "train.learning_rate=3e-5"])
     units = units_of(options)
-    assert [unit.label for unit in units] == ["rte-seed1", "rte-seed2", *(f"qnli-seed1-fold{n}" for n in range(5))]
+    folds = [f"qnli-seed{seed}-fold{fold}" for seed in (1, 2) for fold in range(5)]
+    assert [unit.label for unit in units] == ["rte-seed1", "rte-seed2", *folds]
     assert {f"fetch.path='{tmp_path / 'home' / 'files' / 'rte'}'", "train.learning_rate=3e-05"} <= set(units[0].flags)
     assert "split.folds=5" in units[-1].flags
     # What `dvc exp run` is told is what a clone's params.yaml is set to.
@@ -220,7 +221,7 @@ def both(ours: list[float], theirs: list[float]) -> list[Result]:
 
 def test_the_page_has_means_deviations_and_published_figures() -> None:
     text = page(both([0.60, 0.62, 0.64], [0.59, 0.60, 0.61]), "the command")
-    assert "| RTE | accuracy | 62.00 ± 2.00 | 60.00 ± 1.00 | +2.00 |" in text
+    assert "| RTE | accuracy | 62.00 ± 2.00 | 60.00 ± 1.00 | +2.00 | 0.58 |" in text
     assert "Mean difference of the tasks' first metrics: +2.00 points. seqtrack is below Trainer on no task." in text
     assert "| published, another model | 64.98 | bert-base-uncased |" in text
     assert "| published, another model | 71.84 | bert-large-uncased |" in text
@@ -231,6 +232,18 @@ def test_the_page_has_means_deviations_and_published_figures() -> None:
 def test_the_page_says_where_ours_is_below() -> None:
     text = page(both([0.60, 0.60], [0.61, 0.60]), "c")
     assert "seqtrack is below Trainer on RTE (accuracy, -0.50)." in text
+
+
+def test_folds_are_pairs_with_their_seed() -> None:
+    results = [
+        replace(RESULT, side=side, seed=seed, fold=fold, metrics={"accuracy": base + step * (fold + seed)})  # type: ignore[arg-type]
+        for side, base, step in (("seqtrack", 0.62, 0.01), ("Trainer", 0.61, 0.01))
+        for seed in (2, 1)
+        for fold in (1, 0)
+    ]
+    text = page(results, "c")
+    assert "| RTE | accuracy | 64.00 ± 0.82 | 63.00 ± 0.82 | +1.00 | 0.00 |" in text
+    assert "| 1, 2 x 2 folds |" in text
 
 
 def test_sides_with_different_seeds_are_not_compared() -> None:
