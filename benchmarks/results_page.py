@@ -181,12 +181,12 @@ def _made_on(results: Sequence[Result], command: str) -> str:
     place = "; ".join(told(result.made_on[name] for result in results) for name in ("date", "machine"))
     return (
         f"{place}; {', '.join(versions)}; {made}.\n\n{indented}\n\n"
-        "Scores are in percent, of rows that no checkpoint was chosen by: mean ± standard deviation over the seeds,"
-        " with folds over both. Trainer is transformers' own with all its default arguments, on the same rows, base"
-        " model, seeds, epochs and precision. Published figures are for other models on GLUE's own rows: a larger "
-        "model, more rows, and a checkpoint chosen on the rows that are reported. Seconds are wall time with "
-        "several trainings on the machine at once: of Trainer's loop; on our side of the whole train stage, with "
-        "validation, checkpoints and export. Samples per second are what each side says of its loop."
+        "Scores are in percent, of rows that no checkpoint was chosen by: mean ± standard deviation over the seeds, "
+        "with folds over both. Trainer is transformers' own with all its default arguments, on the same rows, base "
+        "model, seeds, epochs and precision. Published figures are for other models on GLUE's own rows: a larger "
+        "model, more rows, and a checkpoint chosen on the rows that are reported. Seconds are wall time with several "
+        "trainings on the machine at once: of Trainer's loop; on our side of the whole train stage, with validation, "
+        "checkpoints and export. Samples per second are what each side says of its loop."
     )
 
 

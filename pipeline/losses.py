@@ -87,18 +87,25 @@ class Criterion:
             logits, labels, weight=weights, label_smoothing=self.label_smoothing, reduction="sum"
         )
 
-    def summed_over_passes(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Return the sum of the weighted losses of rows that were computed twice, with their divergence (R-Drop).
+    @property
+    def passes(self) -> int:
+        """How many times each row is computed."""
+        return 2 if self.r_drop else 1
 
-        L. Wu et al., R-Drop: Regularized Dropout for Neural Networks, 2021, arXiv:2106.14448: half of their loss, that
-        is the mean of both passes' losses instead of the sum, so that learning rates keep their meaning. A row's
-        divergence is the mean of the Kullback-Leibler divergences in both directions; in multi-label classification,
-        as with the loss, the mean over the classes of that; in regression the squared difference.
+    def summed_over_passes(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the sum of the weighted losses of some rows; where they were computed twice, with their divergence.
+
+        That is R-Drop: L. Wu et al., R-Drop: Regularized Dropout for Neural Networks, 2021, arXiv:2106.14448; half of
+        their loss, the mean of both passes' losses instead of the sum, so that learning rates keep their meaning. A
+        row's divergence is the mean of the Kullback-Leibler divergences in both directions; in multi-label
+        classification, as with the loss, the mean over the classes of that; in regression the squared difference.
 
         Args:
-            logits: float [2 x rows, classes], the first pass before the second.
+            logits: float [passes x rows, classes], a pass after the other.
             labels: targets of the rows, once.
         """
+        if self.passes == 1:
+            return self.summed(logits, labels)
         first, second = logits.chunk(2)
         weights: torch.Tensor | float = 1.0
         if self.class_weights is not None and self.problem_type == "single_label_classification":

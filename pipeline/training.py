@@ -482,17 +482,15 @@ class _Trainer:
 
     def _loss(self, indices: npt.NDArray[np.int64]) -> torch.Tensor:
         """Return the summed loss of some training rows."""
-        passes = 1 if self.recipe.r_drop is None else 2  # side by side in one batch, so each row draws masks of its own
-        batch = self.job.tokens.batch(np.tile(self.job.train.positions[indices], passes))
+        # Passes lie in one batch, so that each draws masks of its own.
+        batch = self.job.tokens.batch(np.tile(self.job.train.positions[indices], self.criterion.passes))
         labels = torch.from_numpy(self.job.train.labels[indices]).to(self.accelerator.device, non_blocking=True)
         packed = self.packing.laid_end_to_end(batch["attention_mask"]) if self.packing else contextlib.nullcontext()
         with packed, refusal_told("launch.mixed_precision"):
             logits = self.model(**to_device(batch, self.accelerator.device)).logits
         if self.sharded:
             logits = logits.float()  # else accelerate sees to it
-        return (
-            self.criterion.summed(logits, labels) if passes == 1 else self.criterion.summed_over_passes(logits, labels)
-        )
+        return self.criterion.summed_over_passes(logits, labels)
 
     def _record(self, grad_norm: torch.Tensor) -> None:
         """After a step: log, evaluate, save and stop as the recipe says."""

@@ -107,33 +107,36 @@ def test_steps_equal_plain_pytorch_over_the_whole_batch(
         assert torch.allclose(found, wanted, rtol=0, atol=1e-10)
 
 
+class Twice(torch.nn.Module):
+    """A model that computes each batch twice in one, with the masks of its step."""
+
+    def __init__(self, model: PreTrainedModel, seed: int) -> None:
+        super().__init__()
+        self.model, self.seed, self.step = model, seed, 0
+
+    def forward(self, **batch: torch.Tensor) -> Any:
+        torch.manual_seed(step_seed(self.seed, self.step, 0))
+        self.step += 1
+        return self.model(**{name: torch.cat([tensor, tensor]) for name, tensor in batch.items()})
+
+
 def test_two_passes_are_the_steps_of_plain_pytorch(toy: Toy, tmp_path: Path) -> None:
     """Each row twice in a batch, with masks of its own, and the divergence as torch.distributions has it."""
     train = recipe(r_drop=2.0, dropout=None, cheap_dropout=False)
     expected = toy.model().double()
     compute_first_token_alone(expected)  # else its last layer draws more of the masks
-    plan = plan_of(toy.lengths, train, 1)
     optimizer = build_optimizer(expected, train, loss_scaling=False).optimizer
-    scheduler = build_scheduler(optimizer, train, plan.total_steps)
-    losses, divergences = [], []
-    expected.train()
-    for step in range(plan.total_steps):
-        rows = plan.global_batch(step)
-        torch.manual_seed(step_seed(train.seed, step, 0))
-        batch = toy.tokens.batch(toy.train.positions[[*rows, *rows]])
-        first, second = expected(**batch).logits.chunk(2)
-        labels = torch.from_numpy(toy.train.labels[rows])
-        one, other = torch.distributions.Categorical(logits=first), torch.distributions.Categorical(logits=second)
+    scheduler = build_scheduler(optimizer, train, plan_of(toy.lengths, train, 1).total_steps)
+    divergences = []
+
+    def loss_of(logits: torch.Tensor, rows: Any) -> torch.Tensor:
+        one, other = (torch.distributions.Categorical(logits=part) for part in logits.chunk(2))
         divergence = (kl_divergence(one, other) + kl_divergence(other, one)).mean() / 2
-        cross_entropy = torch.nn.functional.cross_entropy
-        loss = (cross_entropy(first, labels) + cross_entropy(second, labels)) / 2 + divergence
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(expected.parameters(), train.max_grad_norm or math.inf)
-        optimizer.step()
-        scheduler.step()
-        losses.append(loss.item())
         divergences.append(divergence.item())
+        labels = torch.from_numpy(toy.train.labels[rows])
+        return divergence - (one.log_prob(labels) + other.log_prob(labels)).mean() / 2
+
+    losses = plain_steps(toy, train, Twice(expected, train.seed), optimizer, loss_of, scheduler)
     assert min(divergences) > 0
     ours = job(toy, tmp_path, train, toy.model().double())
     state = fit(ours, accelerator(), [])
