@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 from accelerate import Accelerator
 
-from pipeline.forward import batch_bounds, longest_first, to_device, token_budget, width_step
+from pipeline.forward import batch_bounds, longest_first, token_budget, width_step
+from pipeline.on_device import logits_of
 from pipeline.tokens import TokenStore
 
 
@@ -50,7 +51,7 @@ def distributed_logits(
     with torch.inference_mode():
         for where in bounds:
             batch = tokens.batch(positions[mine[where]], pad_to_multiple_of=step)
-            pieces.append(model(**to_device(batch, device)).logits.float())
+            pieces.append(logits_of(model, batch, device).float())
         gathered = accelerator.gather(torch.cat(pieces)).cpu().numpy()
     logits = np.empty((len(order), gathered.shape[1]), dtype=np.float32)
     for process in range(world):

@@ -30,12 +30,12 @@ from pipeline.forward import (
     longest_first,
     refusal_told,
     store_as_multiplied,
-    to_device,
     token_budget,
     width_step,
 )
 from pipeline.labels import LabelSet, ProblemType
 from pipeline.modeling import trusts_code
+from pipeline.on_device import begin_to_fetch, logits_of
 from pipeline.outputs import folder_digest, read_manifest
 from pipeline.params import Precision
 
@@ -237,8 +237,7 @@ class _Here:
         return token_budget(self.device)
 
     def begin(self, batch: Mapping[str, torch.Tensor]) -> Callable[[], npt.NDArray[np.float32]]:
-        logits = self.model(**to_device(batch, self.device)).logits
-        return lambda: logits.float().cpu().numpy()
+        return begin_to_fetch(logits_of(self.model, batch, self.device))
 
 
 def load_weights(folder: Path, *, trusted: bool, mixed_precision: Precision = "no") -> Any:

@@ -45,8 +45,9 @@ class Criterion:
         problem_type: the task, which decides the built-in loss.
         own: the user's loss; None is the task's own: cross entropy, the mean of a row's binary cross entropies, or the
             squared error.
-        class_weights: float32 [classes]; None counts all alike. Single-label: the weight of a row by its class.
-            Multi-label: the weight of a row in a class it is of, against 1 in a class it is not of.
+        class_weights: float32 [classes], on the CPU; None counts all alike. Single-label: the weight of a row by its
+            class. Multi-label: the weight of a row in a class it is of, against 1 in a class it is not of.
+        copied_weights: the same where the losses are computed, see `to`.
         label_smoothing: share of the target that is spread evenly over all classes, or over yes and no in multi-label
             classification; built-in losses only.
         r_drop: weight of the divergence between two passes of the same rows, alpha in the paper.
@@ -56,6 +57,7 @@ class Criterion:
     problem_type: ProblemType = "single_label_classification"
     own: RowLosses | None = None
     class_weights: torch.Tensor | None = None
+    copied_weights: torch.Tensor | None = None
     label_smoothing: float = 0.0
     r_drop: float = 0.0
     scale: float = 1.0
@@ -67,7 +69,7 @@ class Criterion:
             logits: float [rows, classes], [rows, 1] in regression.
             labels: targets, see `RowLosses`.
         """
-        weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
+        weights = self._weights(logits.dtype)
         if self.problem_type == "regression":
             logits = logits.squeeze(1)
         if self.own is not None:
@@ -107,11 +109,15 @@ class Criterion:
         if self.passes == 1:
             return self.summed(logits, labels)
         first, second = logits.chunk(2)
-        weights: torch.Tensor | float = 1.0
-        if self.class_weights is not None and self.problem_type == "single_label_classification":
-            weights = self.class_weights.to(logits.dtype)[labels]
+        divergences, weights = self._divergences(first, second), self._weights(logits.dtype)
+        if weights is not None and self.problem_type == "single_label_classification":
+            divergences = divergences * weights[labels]
         losses = (self.summed(first, labels) + self.summed(second, labels)) / 2
-        return losses + self.r_drop / 2 * (self._divergences(first, second) * weights).sum()
+        return losses + self.r_drop / 2 * divergences.sum()
+
+    def _weights(self, dtype: torch.dtype) -> torch.Tensor | None:
+        weights = self.class_weights if self.copied_weights is None else self.copied_weights
+        return None if weights is None else weights.to(dtype)
 
     def _divergences(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """Return how far two passes are apart, float [rows]."""
@@ -127,7 +133,7 @@ class Criterion:
         """Return what the sum over these rows is divided by to give their mean: their number, or their weights' sum."""
         if self.class_weights is None or self.problem_type != "single_label_classification":
             return float(len(labels))
-        return float(self.class_weights.cpu().double().numpy()[labels].sum())
+        return float(self.class_weights.double().numpy()[labels].sum())
 
     def in_words(self, label_names: tuple[str, ...]) -> str:
         """Return what is minimised, for people to read."""
@@ -155,10 +161,10 @@ class Criterion:
         return self if self.own is not None else replace(self, scale=unit**2)
 
     def to(self, device: torch.device) -> Criterion:
-        """Return the same with its tensors on a device."""
+        """Return the same for losses on a device; what is asked of weights in each step does not wait for that."""
         own = self.own.to(device) if isinstance(self.own, torch.nn.Module) else self.own
         weights = None if self.class_weights is None else self.class_weights.to(device)
-        return replace(self, own=own, class_weights=weights)
+        return replace(self, own=own, copied_weights=weights)
 
 
 def build_criterion(train: Train, labels: LabelSet, targets: Targets) -> Criterion:

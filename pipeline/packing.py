@@ -27,8 +27,9 @@ from transformers.masking_utils import sdpa_mask
 from transformers.utils.generic import ModelOutput
 
 from pipeline.errors import SeqtrackError
-from pipeline.forward import same_but_for_rounding, to_device
+from pipeline.forward import same_but_for_rounding
 from pipeline.modeling import quiet_transformers
+from pipeline.on_device import logits_of, to_device, without_asking
 from pipeline.params import Train
 from pipeline.sharding import is_sharded
 from pipeline.tokens import TokenStore
@@ -222,7 +223,7 @@ class Packing:
         handle = self._trunk.register_forward_hook(lambda _, __, output: seen.append(output[0]))
         try:
             with torch.no_grad():
-                logits = self._model(**to_device(batch, self._model.device)).logits
+                logits = logits_of(self._model, batch, self._model.device)
         finally:
             handle.remove()
         tokens = batch["attention_mask"].bool().to(logits.device)
@@ -324,7 +325,7 @@ def _map_tensors(function: Callable[[torch.Tensor], torch.Tensor], output: Any) 
 def _replace_attention(model: PreTrainedModel) -> bool:
     """Have a model compute attention by `_attention`; return whether its architecture lets that be chosen."""
     AttentionInterface.register(VARLEN, _attention)
-    AttentionMaskInterface.register(VARLEN, sdpa_mask)
+    AttentionMaskInterface.register(VARLEN, without_asking(sdpa_mask))
     with quiet_transformers():  # it would say so where it does not
         model.set_attn_implementation(VARLEN)
     return bool(model.config._attn_implementation == VARLEN)

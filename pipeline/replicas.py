@@ -26,8 +26,9 @@ import torch
 from pipeline.allocator import keep_freed_memory
 from pipeline.console import say
 from pipeline.errors import SeqtrackError
-from pipeline.forward import autocast, to_device, token_budget
+from pipeline.forward import autocast, token_budget
 from pipeline.inference import Classifier, best_device, load_weights
+from pipeline.on_device import begin_to_fetch, logits_of
 from pipeline.params import Evaluate, Precision, Predict
 
 # A process takes some ten seconds to start, in which a GPU classifies more rows than these.
@@ -175,5 +176,4 @@ def _end_with_parent() -> None:
 
 def _logits(batch: Mapping[str, npt.NDArray[np.int64]]) -> npt.NDArray[np.float32]:
     tensors = {name: torch.from_numpy(values) for name, values in batch.items()}
-    result: npt.NDArray[np.float32] = _loaded.model(**to_device(tensors, _loaded.device)).logits.float().cpu().numpy()
-    return result
+    return begin_to_fetch(logits_of(_loaded.model, tensors, _loaded.device))()

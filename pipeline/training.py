@@ -13,7 +13,7 @@ import copy
 import math
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -37,10 +37,11 @@ from pipeline.distributed_eval import distributed_logits
 from pipeline.dropout import dropout_made_cheap
 from pipeline.errors import SeqtrackError, Stopped
 from pipeline.first_token import compute_first_token_alone
-from pipeline.forward import refusal_told, to_device
+from pipeline.forward import refusal_told
 from pipeline.labels import LabelSet
 from pipeline.losses import Criterion
 from pipeline.metrics import OwnMetric, default_metric, is_maximized, task_metrics
+from pipeline.on_device import logits_of
 from pipeline.optimization import (
     NamedOptimizer,
     advance,
@@ -183,8 +184,10 @@ def fit(job: Job, accelerator: Accelerator, listeners: Sequence[Listener]) -> Tr
     return state
 
 
-def time_steps(job: Job, accelerator: Accelerator, processes: Processes, steps: Sequence[int]) -> list[float]:
-    """Do some steps of a training, for their time alone.
+def take_steps(
+    job: Job, accelerator: Accelerator, processes: Processes, steps: Iterable[int]
+) -> Iterator[torch.Tensor]:
+    """Get ready for some steps of a training, each to be taken when it is asked for.
 
     Args:
         job: see `Job`; its model is used up, and no checkpoint is read or written.
@@ -193,14 +196,24 @@ def time_steps(job: Job, accelerator: Accelerator, processes: Processes, steps: 
         steps: which, from 0.
 
     Returns:
-        The seconds of each.
+        The gradient norm of each, on the device, which may still be at it.
     """
     trainer = _Trainer(job, accelerator, (), processes, StopSignals())
-    seconds = []
-    for step in steps:
+
+    def take(step: int) -> torch.Tensor:
         trainer.state.step = step
+        return trainer._step()
+
+    return map(take, steps)
+
+
+def time_steps(job: Job, accelerator: Accelerator, processes: Processes, steps: Sequence[int]) -> list[float]:
+    """Do what `take_steps` does, for the time alone; return the seconds of each step."""
+    norms = take_steps(job, accelerator, processes, steps)
+    seconds = []
+    for _ in steps:
         started = time.perf_counter()
-        float(trainer._step())  # waits for the device
+        float(next(norms))  # waits for the device
         seconds.append(time.perf_counter() - started)
     return seconds
 
@@ -487,7 +500,7 @@ class _Trainer:
         labels = torch.from_numpy(self.job.train.labels[indices]).to(self.accelerator.device, non_blocking=True)
         packed = self.packing.laid_end_to_end(batch["attention_mask"]) if self.packing else contextlib.nullcontext()
         with packed, refusal_told("launch.mixed_precision"):
-            logits = self.model(**to_device(batch, self.accelerator.device)).logits
+            logits = logits_of(self.model, batch, self.accelerator.device)
         if self.sharded:
             logits = logits.float()  # else accelerate sees to it
         return self.criterion.summed_over_passes(logits, labels)

@@ -17,7 +17,8 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from pipeline.forward import of_transformers, same_but_for_rounding, to_device
+from pipeline.forward import of_transformers, same_but_for_rounding
+from pipeline.on_device import logits_of
 
 WORTHWHILE: Final = 0.8  # of the table; with a larger share of it in use, little is gained
 
@@ -140,5 +141,4 @@ def _table(model: PreTrainedModel) -> tuple[str, torch.nn.Embedding] | None:
 
 def _logits(model: PreTrainedModel, rows: dict[str, torch.Tensor]) -> torch.Tensor:
     with torch.no_grad():
-        logits: torch.Tensor = model(**to_device(rows, model.device)).logits
-    return logits
+        return logits_of(model, rows, model.device)
