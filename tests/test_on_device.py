@@ -6,6 +6,7 @@ tensor of the CPU, gets an error.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import masking_utils
@@ -31,6 +33,14 @@ from tests.toy import LABELS, accelerator, make_toy, recipe
 META = torch.device("meta")
 
 
+@pytest.fixture
+def accelerate_again() -> Iterator[None]:
+    """Accelerate keeps a device for the whole process; no other test wants this one."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("accelerate_again")
 @pytest.mark.parametrize(
     "changes",
     [
