@@ -16,7 +16,6 @@ from pipeline.forward import (
     batch_bounds,
     longest_first,
     store_as_multiplied,
-    to_device,
     token_budget,
     width_step,
 )
@@ -100,11 +99,3 @@ def test_models_of_other_hands_stay_as_they_are() -> None:
     model = Own(ARCHITECTURES["bert"])
     store_as_multiplied(model)
     assert {weights.dtype for weights in model.parameters()} == {torch.float32}
-
-
-def test_a_batch_arrives_whole() -> None:
-    batch = {"input_ids": torch.arange(6).reshape(2, 3), "attention_mask": torch.ones(2, 3, dtype=torch.int64)}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    moved = to_device(batch, device)
-    assert {name: tensor.device.type for name, tensor in moved.items()} == dict.fromkeys(batch, device.type)
-    assert all(torch.equal(moved[name].cpu(), tensor) for name, tensor in batch.items())

@@ -24,7 +24,7 @@ from transformers import masking_utils
 from pipeline import training
 from pipeline.control import Processes
 from pipeline.lora import add_adapters
-from pipeline.on_device import begin_to_fetch, logits_of
+from pipeline.on_device import begin_to_fetch, logits_of, to_device
 from pipeline.training import take_steps
 from tests.encoders import ARCHITECTURES, batch_of, model_of
 from tests.test_task_training import NUMBERS, SETS, job_of, tell
@@ -150,3 +150,11 @@ def test_what_a_gpu_computes_later_does_not_change_what_is_fetched() -> None:
     fetch = begin_to_fetch(logits)
     logits.zero_()
     assert np.array_equal(fetch(), expected)
+
+
+def test_a_batch_arrives_whole() -> None:
+    batch = {"input_ids": torch.arange(6).reshape(2, 3), "attention_mask": torch.ones(2, 3, dtype=torch.int64)}
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    moved = to_device(batch, device)
+    assert {name: tensor.device.type for name, tensor in moved.items()} == dict.fromkeys(batch, device.type)
+    assert all(torch.equal(moved[name].cpu(), tensor) for name, tensor in batch.items())
