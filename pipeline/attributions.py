@@ -20,6 +20,7 @@ from captum.attr import LayerIntegratedGradients
 from pipeline.errors import SeqtrackError
 from pipeline.inference import Classifier
 from pipeline.normalize import stands_alone
+from pipeline.on_device import to_device
 
 STEPS = (50, 200, 400)  # points between padding and the text; the next number where the last leaves too large an error
 CLOSE = 0.02  # share of the difference to explain that may be missing
@@ -143,7 +144,7 @@ class _Tokenized:
         device = classifier.device
         return _Tokenized(
             texts=texts,
-            inputs={name: tensor.to(device) for name, tensor in inputs.items()},
+            inputs=to_device(inputs, device),
             special=torch.tensor([special], dtype=torch.bool, device=device),
             tokens=tokenizer.convert_ids_to_tokens(ids),
             places=places,
