@@ -204,7 +204,7 @@ def _comparison(results: Sequence[Result], shown: Sequence[Shown]) -> str:
     for task in (task for task in shown if _both(results, task)):
         for place, metric in enumerate(task.metrics):
             ours, theirs = (Score.of(_of(results, task.task, side), metric) for side in SIDES)
-            difference = ours.mean - theirs.mean
+            difference = round(ours.mean - theirs.mean, 9) + 0.0  # as many right rows are no difference, nor -0.00
             error = _error(results, task, metric)
             lines.append(f"| {task.title} | {NAMES[metric]} | {ours} | {theirs} | {difference:+.2f} | {error} |")
             if place == 0:

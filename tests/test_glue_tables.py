@@ -234,6 +234,13 @@ def test_the_page_says_where_ours_is_below() -> None:
     assert "seqtrack is below Trainer on RTE (accuracy, -0.50)." in text
 
 
+def test_as_many_right_rows_are_not_below() -> None:
+    """Their means differ by 1e-14, of what floating point rounds."""
+    text = page(both([right / 1821 for right in (1602, 1604, 1606)], [right / 1821 for right in (1604,) * 3]), "c")
+    assert "| +0.00 |" in text
+    assert "seqtrack is below Trainer on no task." in text
+
+
 def test_folds_are_pairs_with_their_seed() -> None:
     results = [
         replace(RESULT, side=side, seed=seed, fold=fold, metrics={"accuracy": base + step * (fold + seed)})  # type: ignore[arg-type]
