@@ -89,7 +89,10 @@ def test_random_kills_change_no_bit(
                 statuses = start.run(seconds_to_kill=random.uniform(0.0, seconds), killed_rank=rank)
             if statuses[rank] == -9:
                 kills += 1
-                assert all(status in (-9, 1) for status in statuses), statuses
+                for other, status in enumerate(statuses):
+                    # Whoever had the whole training behind it does not notice that another was killed at its end.
+                    done = status == 0 and start.result(other)["history"] == whole.result(other)["history"]
+                    assert done or status in (-9, 1), statuses
             else:  # it came to its end before
                 assert statuses == [0] * world_size
         assert start.run() == [0] * world_size
