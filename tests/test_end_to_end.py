@@ -63,8 +63,8 @@ def test_nothing_but_the_lock_file_is_left_for_git(clone: Clone) -> None:
 @pytest.mark.parametrize(
     ("override", "stages"),
     [
-        ("train.learning_rate=5e-5", AFTER_TRAIN),
-        ("split.seed=7", ["split", "vocabulary", *AFTER_TRAIN]),
+        pytest.param("train.learning_rate=5e-5", AFTER_TRAIN, marks=pytest.mark.slow),  # the queue has it, too
+        pytest.param("split.seed=7", ["split", "vocabulary", *AFTER_TRAIN], marks=pytest.mark.slow),
         ("predict.path=data/raw/reviews.csv", ["predict"]),
         ("evaluate.bootstrap_samples=200", ["evaluate", "report"]),
     ],
@@ -114,7 +114,7 @@ def test_an_ill_typed_value_names_what_is_allowed(restored: Clone) -> None:
 
 def test_queued_experiments_share_the_store_at_the_root(restored: Clone) -> None:
     before = {run.info.run_id for run in restored.mlflow_runs()}
-    restored.run("dvc", "exp", "run", "--queue", "-S", "train.seed=1,2,3")
+    restored.run("dvc", "exp", "run", "--queue", "-S", "train.learning_rate=5e-5", "-S", "train.seed=1,2,3")
     restored.run("dvc", "queue", "start", "--jobs", "2")
     for _ in range(300):
         status = restored.run("dvc", "queue", "status").stdout
@@ -129,7 +129,9 @@ def test_queued_experiments_share_the_store_at_the_root(restored: Clone) -> None
     listed = restored.run("dvc", "exp", "list", "--name-only").stdout.split()
     assert names <= set(listed)
     for run in runs:
+        assert restored.stages_run("dvc", "queue", "logs", run.data.tags["dvc.exp_name"]) == AFTER_TRAIN
         assert run.info.status == "FINISHED"
+        assert float(run.data.params["train.learning_rate"]) == 5e-5
         assert {"test/accuracy", "best_validation/accuracy", "train/loss", "stage_seconds/predict"} <= set(
             run.data.metrics
         )
